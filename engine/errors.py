@@ -1,0 +1,43 @@
+"""Errors the engine raises on purpose; every text tells the reader what to do next.
+
+The class decides who sees it: `ModelError` ends the start-up (exit code 2), `InvalidRequestError` refuses one
+request (HTTP 400), `EngineDeadError` ends requests whose engine process has gone (HTTP 500, retry is safe).
+"""
+
+
+class LoopserveError(Exception):
+    """Base of every deliberate error of this project."""
+
+
+class ModelError(LoopserveError):
+    """The model directory can't be served as it is."""
+
+
+class ConfigError(ModelError):
+    """`config.json` asks for something unknown, absurd or not implemented."""
+
+
+class CheckpointError(ModelError):
+    """A weight file is missing, malformed, or has a missing, unexpected or misshapen tensor."""
+
+
+class TokenizerError(ModelError):
+    """The tokenizer or its chat template can't be loaded or used."""
+
+
+class InvalidRequestError(LoopserveError):
+    """One request can't be served.
+
+    Attributes:
+        param: name of the offending request field, or None.
+        code: machine-readable code in OpenAI's error object, or None.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class EngineDeadError(LoopserveError):
+    """The engine process ended or stopped making progress while a request was in flight."""

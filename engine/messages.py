@@ -1,0 +1,147 @@
+"""What crosses the border between the API process and the engine, and nothing else.
+
+msgspec structs, encoded as MessagePack arrays: no pickle, no code from the wire. The same objects are passed by
+reference when the engine runs in-process.
+"""
+
+import msgspec
+
+from engine.sampling_params import SamplingParams
+
+PROTOCOL_VERSION = 1
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """One sequence to generate. A client's `n` choices or list of prompts are so many requests.
+
+    Attributes:
+        request_id: unique, made by the server (a client's id is never used as a key).
+        prompt_token_ids: the whole prompt, at least one token.
+        priority: lower is served earlier; see `scheduler.policy` for what a step of priority is worth.
+        cache_salt: prompts with different salts never share cached blocks.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    priority: int = 0
+    cache_salt: str = ""
+
+
+class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Forget these requests; unknown or finished ids are ignored. No output follows for them."""
+
+    request_ids: list[str]
+
+
+class Shutdown(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """End the engine process now."""
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability of one token under the raw (untempered, unpenalised) distribution.
+
+    Attributes:
+        top: the most probable (token id, logprob) pairs, best first, as many as were asked for.
+    """
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What one step gave one request.
+
+    Attributes:
+        token_ids: new tokens, at most one per step. A stop token that ended the sequence is included.
+        logprobs: one per new token, when asked for.
+        prompt_logprobs: one per prompt token (None for the first), sent once, when asked for.
+        finish_reason: None while running; "stop", "length", or "error".
+        stop_token_id: the stop token that ended the sequence, if one did.
+        cached_tokens: prompt tokens whose shared K/V came from the prefix cache.
+        error: text for the client when `finish_reason` is "error".
+        invalid: True if `error` is the request's own fault (HTTP 400), False if ours (HTTP 500).
+    """
+
+    request_id: str
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finish_reason: str | None = None
+    stop_token_id: int | None = None
+    cached_tokens: int = 0
+    error: str | None = None
+    invalid: bool = False
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """State and running totals of the engine after a step. `*_total` only ever grow.
+
+    Attributes:
+        blocks_used: blocks held by live sequences; `blocks_cached` are reusable but evictable.
+        rows_total: rows computed so far, one count per loop.
+        steps_total: forward passes.
+        step_seconds: wall time of this step, 0 when idle (measured by the host; the core has no clock).
+    """
+
+    running: int = 0
+    waiting: int = 0
+    blocks_total: int = 0
+    blocks_used: int = 0
+    blocks_cached: int = 0
+    shared_blocks_used: int = 0
+    window_blocks_used: int = 0
+    preemptions_total: int = 0
+    prefix_query_tokens_total: int = 0
+    prefix_hit_tokens_total: int = 0
+    steps_total: int = 0
+    rows_total: list[int] = []
+    step_seconds: float = 0.0
+
+
+class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Everything one engine step produced."""
+
+    outputs: list[RequestOutput]
+    stats: EngineStats
+
+
+class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Weights are loaded and the first request may come.
+
+    Attributes:
+        max_model_len: most prompt + generated tokens of a sequence.
+        vocab_size: width of the embedding; valid token ids are below it.
+        kv_bytes_per_token: shared K/V bytes per token of context.
+        kv_bytes_per_token_sequential: what a cache with every loop's whole context would need.
+        kv_bytes_per_sequence: windows and carry, a constant per running sequence.
+    """
+
+    protocol_version: int
+    max_model_len: int
+    vocab_size: int
+    num_parameters: int
+    num_loops: int
+    num_blocks: int
+    block_size: int
+    execution: str
+    kv_bytes_per_token: int
+    kv_bytes_per_token_sequential: int
+    kv_bytes_per_sequence: int
+
+
+class EngineFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The engine can't start or go on; the process exits after sending this.
+
+    Attributes:
+        message: one clear line.
+        model_error: True when the model directory is at fault (the server exits with code 2, no respawn).
+    """
+
+    message: str
+    model_error: bool
+
+
+ToEngine = Request | Abort | Shutdown
+FromEngine = EngineReady | StepOutputs | EngineFailed
