@@ -1,0 +1,93 @@
+"""The one pool of cache blocks: reference counts, prefix keys, least-recently-used eviction.
+
+A block is in exactly one of three places: *free* (no content worth keeping), *held* (reference count ≥ 1) or
+*evictable* (no holder, but its content is keyed and can be reused until the space is needed).
+"""
+
+from collections import OrderedDict
+
+from scheduler.errors import InvariantError
+
+BlockKey = tuple[bytes, int]
+"""Content key of a block: (hash of everything up to its end, loop)."""
+
+
+class BlockPool:
+    """Book-keeping of `num_blocks` block ids; the tensors they index are the runner's."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.refs = [0] * num_blocks
+        self.keys: list[BlockKey | None] = [None] * num_blocks
+        self.by_key: dict[BlockKey, int] = {}
+        self.free = list(range(num_blocks - 1, -1, -1))
+        self.evictable: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def available(self) -> int:
+        """Blocks that `allocate` can hand out now."""
+        return len(self.free) + len(self.evictable)
+
+    @property
+    def used(self) -> int:
+        """Blocks held by sequences."""
+        return self.num_blocks - self.available
+
+    def allocate(self, count: int) -> list[int] | None:
+        """Take `count` blocks with one reference each, evicting the least recently used; None if there are too few."""
+        if count > self.available:
+            return None
+        blocks = []
+        for _ in range(count):
+            block = self.free.pop() if self.free else self._evict()
+            self.refs[block] = 1
+            blocks.append(block)
+        return blocks
+
+    def lookup(self, key: BlockKey) -> int | None:
+        """The block with this content, without taking it."""
+        return self.by_key.get(key)
+
+    def retain(self, block: int) -> None:
+        """Add a holder to a keyed block."""
+        if self.refs[block] == 0:
+            del self.evictable[block]
+        self.refs[block] += 1
+
+    def release(self, block: int) -> None:
+        """Drop one holder; the last one leaves the block evictable if it is keyed, else free.
+
+        Raises:
+            InvariantError: if nobody holds it.
+        """
+        if self.refs[block] <= 0:
+            raise InvariantError(f"block {block} was released more often than it was held")
+        self.refs[block] -= 1
+        if self.refs[block] == 0:
+            if self.keys[block] is None:
+                self.free.append(block)
+            else:
+                self.evictable[block] = None
+
+    def register(self, block: int, key: BlockKey) -> None:
+        """Make a held, completely written block findable. The first block with a content keeps the key."""
+        if key not in self.by_key and self.keys[block] is None:
+            self.by_key[key] = block
+            self.keys[block] = key
+
+    def forget_all(self) -> None:
+        """Drop every key; evictable blocks become free."""
+        for block in self.by_key.values():
+            self.keys[block] = None
+        self.by_key.clear()
+        self.free.extend(self.evictable)
+        self.evictable.clear()
+
+    def _evict(self) -> int:
+        block, _ = self.evictable.popitem(last=False)
+        key = self.keys[block]
+        if key is None:
+            raise InvariantError(f"evictable block {block} has no key")
+        del self.by_key[key]
+        self.keys[block] = None
+        return block

@@ -1,0 +1,92 @@
+"""What must hold between any two steps. Tests and the simulator call `check` after every one."""
+
+from collections import Counter
+
+from scheduler.errors import InvariantError
+from scheduler.scheduler import Scheduler
+from scheduler.sequence import Sequence, SequenceState
+
+
+def check(scheduler: Scheduler) -> None:
+    """Verify the scheduler's books.
+
+    Raises:
+        InvariantError: naming the first rule that is broken.
+    """
+    _check_blocks(scheduler)
+    _check_carries(scheduler)
+    _check_queues(scheduler)
+    for sequence in scheduler.running:
+        _check_sequence(scheduler, sequence)
+
+
+def check_idle(scheduler: Scheduler) -> None:
+    """With no sequence left, nothing is held."""
+    check(scheduler)
+    _require(not scheduler.has_work, "sequences are left")
+    _require(scheduler.blocks.used == 0, f"{scheduler.blocks.used} blocks leaked")
+    _require(len(scheduler.carries.free) == scheduler.carries.capacity, "carry slots leaked")
+
+
+def _require(condition: bool, rule: str) -> None:
+    if not condition:
+        raise InvariantError(rule)
+
+
+def _check_blocks(scheduler: Scheduler) -> None:
+    pool = scheduler.blocks
+    held = Counter(b for s in scheduler.running for table in s.tables for b in table.blocks)
+    for block in range(pool.num_blocks):
+        _require(
+            pool.refs[block] == held[block], f"block {block}: {pool.refs[block]} refs, {held[block]} holders"
+        )
+    free, evictable = set(pool.free), set(pool.evictable)
+    _require(len(free) == len(pool.free), "the free list has a duplicate")
+    _require(free.isdisjoint(evictable), "a block is both free and evictable")
+    _require(free.isdisjoint(held) and evictable.isdisjoint(held), "a held block is free or evictable")
+    _require(len(free) + len(evictable) + len(held) == pool.num_blocks, "a block is nowhere")
+    for key, block in pool.by_key.items():
+        _require(pool.keys[block] == key, f"block {block} does not carry the key that finds it")
+        _require(block not in free, f"keyed block {block} is free")
+    keyed = sum(key is not None for key in pool.keys)
+    _require(keyed == len(pool.by_key), "a block's key does not find it")
+
+
+def _check_carries(scheduler: Scheduler) -> None:
+    pool = scheduler.carries
+    taken = [slot for s in scheduler.running for carry in s.carries for slot in carry.slots]
+    _require(len(set(taken)) == len(taken), "two carries share a slot")
+    _require(
+        sorted(taken + pool.free) == list(range(1, pool.capacity + 1)), "a carry slot is lost or doubled"
+    )
+
+
+def _check_queues(scheduler: Scheduler) -> None:
+    for name, state in (("waiting", SequenceState.WAITING), ("running", SequenceState.RUNNING)):
+        queue: list[Sequence] = getattr(scheduler, name)
+        _require(all(s.state is state for s in queue), f"a {name} sequence is in another state")
+        ranks = [s.rank for s in queue]
+        _require(ranks == sorted(ranks), f"{name} is out of order")
+    _require(
+        all(not s.tables and not s.carries for s in scheduler.waiting), "a waiting sequence holds something"
+    )
+    _require(len(scheduler.running) <= scheduler.limits.max_num_seqs, "too many sequences run")
+
+
+def _check_sequence(scheduler: Scheduler, sequence: Sequence) -> None:
+    layout, plan = scheduler.layout, sequence.plan
+    assert plan is not None
+    for loop in range(layout.num_loops):
+        table, done = sequence.tables[loop], sequence.next[loop]
+        _require(done <= len(sequence), f"loop {loop} ran past the tokens")
+        if done > plan.starts[loop] or loop == 0:
+            _require(done <= table.stop * layout.block_size, f"loop {loop} computed beyond its blocks")
+        if loop == 0:
+            continue
+        _require(done <= max(sequence.next[0], plan.starts[loop]), f"loop {loop} is ahead of loop 0")
+        visible = max(plan.window_floor(loop), done - layout.window)
+        if visible < done:
+            _require(table.first * layout.block_size <= visible, f"loop {loop}'s window lost a visible block")
+        carry = sequence.carries[loop - 1]
+        if done < len(sequence) and carry.slots:
+            _require(carry.first <= max(0, done - layout.offset), f"loop {loop} lost its input")

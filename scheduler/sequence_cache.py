@@ -1,0 +1,175 @@
+"""What a sequence takes from the pools and gives back: the only module that moves blocks and carry slots."""
+
+from scheduler.block_pool import BlockPool
+from scheduler.carry_pool import NO_SLOT, CarryPool
+from scheduler.loop_layout import LoopLayout, StartPlan, plan_every_position
+from scheduler.prefix_cache import chain_keys, find_start, root_key, window_block_range
+from scheduler.sequence import BlockTable, Carry, Sequence
+from scheduler.step_plan import CarryRestore
+
+
+class SequenceCache:
+    """Begins, grows, advances and releases the cache of sequences over one block pool and one carry pool."""
+
+    def __init__(
+        self, layout: LoopLayout, blocks: BlockPool, carries: CarryPool, prefix_caching: bool
+    ) -> None:
+        self.layout = layout
+        self.blocks = blocks
+        self.carries = carries
+        self.prefix_caching = prefix_caching
+
+    def begin(self, sequence: Sequence, max_rows: int, reserve: int) -> list[CarryRestore] | None:
+        """Plan a waiting sequence's start and take its prompt's shared blocks.
+
+        Args:
+            max_rows: most rows of a step, which bounds the windows' growth.
+            reserve: blocks that must stay available to others.
+
+        Returns:
+            Carry vectors to restore before its first pass, or None (and nothing taken) if the pool is too full.
+        """
+        self._update_keys(sequence)
+        plan = self._plan(sequence)
+        hits = self._hit_tables(sequence, plan)
+        for table in hits:
+            for block in table.blocks:
+                self.blocks.retain(block)
+        sequence.tables = hits
+        length = len(sequence)
+        held = sum(len(table.blocks) for table in hits)
+        wanted = self.layout.blocks_for(length, max_rows) - held + reserve
+        if wanted > self.blocks.available:
+            self.release(sequence)
+            return None
+        sequence.plan = plan
+        sequence.next = list(plan.starts)
+        if not self.grow(sequence, 0, length):
+            self.release(sequence)
+            return None
+        return self._begin_carries(sequence, plan)
+
+    def grow(self, sequence: Sequence, loop: int, stop: int) -> bool:
+        """Make sure that loop's table covers positions below `stop`; False if the pool is too full."""
+        table = sequence.tables[loop]
+        missing = (stop + self.layout.block_size - 1) // self.layout.block_size - table.stop
+        if missing <= 0:
+            return True
+        blocks = self.blocks.allocate(missing)
+        if blocks is None:
+            return False
+        table.blocks.extend(blocks)
+        return True
+
+    def take_slots(self, sequence: Sequence, loop: int, start: int, stop: int) -> tuple[list[int], list[int]]:
+        """Carry slots (inputs, outputs) of the rows ``[start, stop)`` of one loop."""
+        inputs: list[int] = []
+        if loop > 0:
+            carry = sequence.carries[loop - 1]
+            inputs = [carry.slot_at(position - self.layout.offset) for position in range(start, stop)]
+        if loop == self.layout.num_loops - 1:
+            return inputs, []
+        carry = sequence.carries[loop]
+        unread = max(0, carry.first - start)  # rows that loop + 1 starts too late to read
+        slots = self.carries.allocate(max(0, stop - start - unread))
+        carry.slots.extend(slots)
+        return inputs, [NO_SLOT] * (stop - start - len(slots)) + slots
+
+    def advance(self, sequence: Sequence) -> None:
+        """After a pass: key what is complete, then give back what nothing will read again."""
+        if self.prefix_caching:
+            self._update_keys(sequence)
+            for loop in range(self.layout.num_loops):
+                self._register(sequence, loop)
+        for loop in range(1, self.layout.num_loops):
+            self._trim_window(sequence, loop)
+            self._trim_carry(sequence, loop)
+
+    def release(self, sequence: Sequence) -> None:
+        """Give everything back. The one way out, for every reason; harmless when nothing is held."""
+        for table in sequence.tables:
+            for block in reversed(table.blocks):  # later blocks are worth less, so they are evicted first
+                self.blocks.release(block)
+        for carry in sequence.carries:
+            self.carries.release(list(carry.slots))
+        sequence.tables = []
+        sequence.carries = []
+        sequence.next = []
+        sequence.plan = None
+
+    def cacheable(self, plan: StartPlan, loop: int, index: int) -> bool:
+        """Whether the block holds only exact K/V and, if a later loop needs it, an exact H at its end."""
+        start, last = index * self.layout.block_size, (index + 1) * self.layout.block_size - 1
+        if start < plan.kv_exact_from[loop]:
+            return False
+        return loop == self.layout.num_loops - 1 or last >= plan.hidden_exact_from[loop]
+
+    def _update_keys(self, sequence: Sequence) -> None:
+        if self.prefix_caching:
+            root = root_key(self.layout, sequence.cache_salt)
+            chain_keys(sequence.keys, root, sequence.tokens, self.layout.block_size)
+
+    def _plan(self, sequence: Sequence) -> StartPlan:
+        if sequence.every_position:
+            return plan_every_position(self.layout, len(sequence))
+        return find_start(self.layout, self.blocks, sequence.keys, len(sequence))
+
+    def _hit_tables(self, sequence: Sequence, plan: StartPlan) -> list[BlockTable]:
+        """Tables of the cached blocks that the plan builds on; windows of other loops start empty."""
+        block_size = self.layout.block_size
+        hit = plan.shared_hit // block_size
+        tables = [BlockTable(0, [self._found(sequence, index, 0) for index in range(hit)], hit)]
+        for loop in range(1, self.layout.num_loops):
+            if plan.restores_loop(loop):
+                assert plan.restored is not None
+                kept = window_block_range(self.layout, plan.restored)
+                blocks = [self._found(sequence, index, loop) for index in kept]
+                tables.append(BlockTable(kept.start, blocks, kept.stop))
+            else:
+                first = plan.starts[loop] // block_size
+                tables.append(BlockTable(first, [], first))
+        return tables
+
+    def _found(self, sequence: Sequence, index: int, loop: int) -> int:
+        block = self.blocks.lookup((sequence.keys[index], loop))
+        assert block is not None
+        return block
+
+    def _begin_carries(self, sequence: Sequence, plan: StartPlan) -> list[CarryRestore]:
+        restores = []
+        for loop in range(self.layout.num_loops - 1):
+            start = plan.starts[loop + 1]
+            carry = Carry(max(0, start - self.layout.offset))
+            if plan.restores_loop(loop + 1) and self.layout.offset == 1:
+                slot = self.carries.allocate(1)[0]
+                carry.slots.append(slot)
+                last_block = sequence.tables[loop].block_at(start // self.layout.block_size - 1)
+                restores.append(CarryRestore(last_block, slot))
+            sequence.carries.append(carry)
+        return restores
+
+    def _register(self, sequence: Sequence, loop: int) -> None:
+        assert sequence.plan is not None
+        table = sequence.tables[loop]
+        complete = sequence.next[loop] // self.layout.block_size
+        for index in range(table.registered, complete):
+            if self.cacheable(sequence.plan, loop, index):
+                self.blocks.register(table.block_at(index), (sequence.keys[index], loop))
+        table.registered = max(table.registered, complete)
+
+    def _trim_window(self, sequence: Sequence, loop: int) -> None:
+        table = sequence.tables[loop]
+        visible_from = max(0, sequence.next[loop] - self.layout.window) // self.layout.block_size
+        gone = max(0, min(visible_from - table.first, len(table.blocks)))
+        for block in table.blocks[:gone]:
+            self.blocks.release(block)
+        del table.blocks[:gone]
+        table.first += gone
+
+    def _trim_carry(self, sequence: Sequence, loop: int) -> None:
+        carry = sequence.carries[loop - 1]
+        used: list[int] = []
+        while carry.slots and carry.first < sequence.next[loop] - self.layout.offset:
+            used.append(carry.slots.popleft())
+            carry.first += 1
+        self.carries.release(used)

@@ -1,0 +1,53 @@
+"""What one step computes: the scheduler's answer, the runner's order."""
+
+from dataclasses import dataclass, field
+
+from scheduler.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class RowSegment:
+    """Rows of one (sequence, loop) at consecutive positions ``[start, stop)``.
+
+    Attributes:
+        input_slots: per row, the carry slot of ``H[loop-1][position - offset]``; empty for loop 0.
+        output_slots: per row, the carry slot that takes ``H[loop][position]``, or NO_SLOT; empty for the last loop.
+    """
+
+    sequence: Sequence
+    loop: int
+    start: int
+    stop: int
+    input_slots: list[int]
+    output_slots: list[int]
+
+    @property
+    def num_rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class CarryRestore:
+    """Before the pass, copy the H vector kept beside `block` into carry slot `slot`."""
+
+    block: int
+    slot: int
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One pass.
+
+    Attributes:
+        segments: rows of a sequence lie side by side, loops ascending.
+        restores: carry vectors to bring back from the prefix cache first.
+        preempted: sequences that lost everything while this plan was made.
+    """
+
+    segments: list[RowSegment] = field(default_factory=list)
+    restores: list[CarryRestore] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(segment.num_rows for segment in self.segments)

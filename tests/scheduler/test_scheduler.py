@@ -1,0 +1,233 @@
+"""The real scheduler under random load, driven as the engine drives it, with every invariant checked each step."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.invariants import check, check_idle
+from scheduler.loop_layout import LoopLayout
+from scheduler.scheduler import Scheduler, SchedulerLimits
+from scheduler.sequence import Sequence, SequenceState
+from scheduler.step_plan import StepPlan
+
+
+def make_scheduler(
+    layout: LoopLayout, *, num_blocks: int, max_num_seqs: int, max_rows: int, **limits
+) -> Scheduler:
+    return Scheduler(
+        layout, SchedulerLimits(max_num_seqs=max_num_seqs, max_rows=max_rows, **limits), num_blocks
+    )
+
+
+def check_readiness(scheduler: Scheduler, step: StepPlan) -> None:
+    """The three rules of a row, stated on a finished plan and independent of the policy's code."""
+    layout = scheduler.layout
+    assert 0 <= step.num_rows <= scheduler.limits.max_rows
+    seen: dict[tuple[int, int], int] = {}
+    for segment in step.segments:
+        assert segment.num_rows > 0
+        sequence = segment.sequence
+        assert segment.start == sequence.next[segment.loop]  # rule 1
+        assert segment.stop <= len(sequence)
+        seen[id(sequence), segment.loop] = segment.stop
+        if segment.loop > 0:
+            last_input = segment.stop - 1 - layout.offset
+            assert last_input < sequence.next[segment.loop - 1]  # rule 2: computed in an earlier step
+            shared_done = seen.get((id(sequence), 0), sequence.next[0])
+            assert segment.stop <= shared_done  # rule 3
+            assert len(segment.input_slots) == segment.num_rows
+    if scheduler.limits.execution == "sequential":
+        assert len({id(segment.sequence) for segment in step.segments}) == len(step.segments)
+
+
+def run_step(scheduler: Scheduler, next_token) -> StepPlan:
+    step = scheduler.schedule()
+    check_readiness(scheduler, step)
+    last_loop = scheduler.layout.num_loops - 1
+    tokens = {
+        segment.sequence: next_token(segment.sequence)
+        for segment in step.segments
+        if segment.loop == last_loop and segment.stop == len(segment.sequence)
+    }
+    scheduler.commit(step, tokens)
+    return step
+
+
+LAYOUTS = st.builds(
+    LoopLayout,
+    num_loops=st.integers(1, 4),
+    offset=st.integers(0, 1),
+    window=st.integers(1, 9),
+    num_layers=st.integers(1, 3),
+    block_size=st.integers(1, 6),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    layout=LAYOUTS,
+    seed=st.integers(0, 2**32),
+    execution=st.sampled_from(["parallel", "sequential"]),
+    prefix_caching=st.booleans(),
+    max_num_seqs=st.integers(1, 5),
+    extra_rows=st.integers(0, 20),
+    spare_blocks=st.integers(0, 40),
+)
+def test_random_load_keeps_every_invariant(
+    layout, seed, execution, prefix_caching, max_num_seqs, extra_rows, spare_blocks
+):
+    rng = random.Random(seed)
+    max_rows = max_num_seqs * layout.num_loops + extra_rows
+    max_len = 40
+    num_blocks = layout.blocks_for(max_len, max_rows) + spare_blocks
+    scheduler = make_scheduler(
+        layout,
+        num_blocks=num_blocks,
+        max_num_seqs=max_num_seqs,
+        max_rows=max_rows,
+        execution=execution,
+        prefix_caching=prefix_caching,
+    )
+    live: list[Sequence] = []
+    to_come = 25
+    for number in range(4000):
+        if to_come and rng.random() < 0.3:
+            to_come -= 1
+            prompt = [rng.randrange(2) for _ in range(rng.randrange(1, 30))]
+            sequence = Sequence(
+                str(number), prompt, len(prompt), priority=rng.randrange(3), every_position=rng.random() < 0.1
+            )
+            scheduler.add(sequence)
+            live.append(sequence)
+        if live and rng.random() < 0.03:
+            scheduler.finish(live.pop(rng.randrange(len(live))))
+            check(scheduler)
+        run_step(scheduler, lambda s: sum(s.tokens) % 2)
+        check(scheduler)
+        for sequence in [s for s in live if s.num_output_tokens >= 10 or len(s) >= max_len]:
+            scheduler.finish(sequence)
+            live.remove(sequence)
+            check(scheduler)
+        if not to_come and not live:
+            break
+    assert not live, "a sequence starved"
+    check_idle(scheduler)
+
+
+PLT = LoopLayout(num_loops=2, offset=1, window=4, num_layers=2, block_size=4)
+
+
+def steps_until_token(scheduler: Scheduler, sequence: Sequence, tokens: int = 1) -> int:
+    start = sequence.num_output_tokens
+    for count in range(1, 1000):
+        run_step(scheduler, lambda s: 7)
+        if sequence.num_output_tokens == start + tokens:
+            return count
+    raise AssertionError("no token")
+
+
+@pytest.mark.parametrize("num_loops", [1, 2, 3, 4])
+def test_decode_takes_one_pass_per_token_whatever_the_loop_count(num_loops):
+    layout = LoopLayout(num_loops, 1, 4, 2, 4)
+    scheduler = make_scheduler(layout, num_blocks=200, max_num_seqs=4, max_rows=64)
+    sequence = Sequence("a", [1, 2, 3], 3)
+    scheduler.add(sequence)
+    steps_until_token(scheduler, sequence)
+    for _ in range(10):
+        step = run_step(scheduler, lambda s: 7)
+        assert [segment.loop for segment in step.segments] == list(range(num_loops))
+        assert step.num_rows == num_loops
+    assert sequence.num_output_tokens == 11
+
+
+@pytest.mark.parametrize("num_loops", [1, 2, 3])
+def test_sequential_decode_takes_one_pass_per_loop(num_loops):
+    layout = LoopLayout(num_loops, 1, 4, 2, 4)
+    scheduler = make_scheduler(layout, num_blocks=200, max_num_seqs=4, max_rows=64, execution="sequential")
+    sequence = Sequence("a", [1, 2, 3], 3)
+    scheduler.add(sequence)
+    steps_until_token(scheduler, sequence)
+    assert steps_until_token(scheduler, sequence, 5) == 5 * num_loops
+
+
+@pytest.mark.parametrize(("length", "chunk"), [(64, 16), (65, 16), (40, 64), (1, 16)])
+@pytest.mark.parametrize("num_loops", [1, 2, 3])
+def test_prompt_costs_its_chunks_plus_the_trailing_loops(length, chunk, num_loops):
+    layout = LoopLayout(num_loops, 1, 100, 2, 4)  # a window so long that every loop starts at 0
+    scheduler = make_scheduler(layout, num_blocks=500, max_num_seqs=1, max_rows=chunk * num_loops)
+    sequence = Sequence("a", [1] * length, length)
+    scheduler.add(sequence)
+    passes = steps_until_token(scheduler, sequence)
+    first_chunks = -(-length // (chunk * num_loops))
+    assert passes <= -(-length // chunk) + num_loops - 1
+    assert passes >= first_chunks
+
+
+def test_later_loops_of_a_long_prompt_run_on_the_tail_only():
+    scheduler = make_scheduler(PLT, num_blocks=500, max_num_seqs=1, max_rows=64)
+    sequence = Sequence("a", [1] * 300, 300)
+    scheduler.add(sequence)
+    rows = {0: 0, 1: 0}
+    while not sequence.num_output_tokens:
+        for segment in run_step(scheduler, lambda s: 7).segments:
+            rows[segment.loop] += segment.num_rows
+    assert rows == {0: 300, 1: PLT.window * PLT.num_layers + 1}
+
+
+def test_windows_give_blocks_back_while_the_shared_cache_grows():
+    scheduler = make_scheduler(PLT, num_blocks=500, max_num_seqs=1, max_rows=64, prefix_caching=False)
+    sequence = Sequence("a", [1] * 8, 8)
+    scheduler.add(sequence)
+    steps_until_token(scheduler, sequence, 200)
+    assert len(sequence.tables[0].blocks) == -(-207 // PLT.block_size)
+    assert len(sequence.tables[1].blocks) <= PLT.window_blocks(1)
+
+
+def test_preemption_takes_the_last_ranked_and_keeps_its_tokens():
+    num_blocks = PLT.blocks_for(40, 8) + 12
+    scheduler = make_scheduler(PLT, num_blocks=num_blocks, max_num_seqs=4, max_rows=8, prefix_caching=False)
+    first, second = Sequence("a", [1] * 8, 8), Sequence("b", [2] * 8, 8)
+    scheduler.add(first)
+    scheduler.add(second)
+    while not second.num_preemptions:
+        run_step(scheduler, lambda s: 7)
+        check(scheduler)
+        assert len(first) < 60, "the pool never ran out"
+    assert first.state is SequenceState.RUNNING
+    assert second.state is SequenceState.WAITING
+    assert second.tokens[:8] == [2] * 8
+    assert set(second.tokens[8:]) == {7}
+
+
+def test_priority_goes_first_but_overtakes_nobody_for_ever():
+    scheduler = make_scheduler(PLT, num_blocks=200, max_num_seqs=1, max_rows=8)
+    patient = Sequence("low", [1], 1, priority=1)
+    scheduler.add(Sequence("running", [1], 1))
+    run_step(scheduler, lambda s: 7)
+    scheduler.add(patient)
+    urgent = Sequence("high", [1], 1, priority=0)
+    scheduler.add(urgent)
+    assert scheduler.waiting == [urgent, patient]
+    scheduler.totals.steps += 5000
+    late = Sequence("late", [1], 1, priority=0)
+    scheduler.add(late)
+    assert scheduler.waiting == [urgent, patient, late]
+
+
+def test_finish_is_idempotent_in_every_state():
+    scheduler = make_scheduler(PLT, num_blocks=50, max_num_seqs=1, max_rows=8)
+    running, waiting = Sequence("a", [1] * 8, 8), Sequence("b", [1] * 8, 8)
+    scheduler.add(running)
+    scheduler.add(waiting)
+    run_step(scheduler, lambda s: 7)
+    for sequence in (running, waiting, running, waiting):
+        scheduler.finish(sequence)
+        check(scheduler)
+    check_idle(scheduler)
+
+
+def test_too_small_a_row_budget_is_refused():
+    with pytest.raises(ValueError, match="at least max_num_seqs"):
+        make_scheduler(PLT, num_blocks=8, max_num_seqs=5, max_rows=9)
