@@ -1,0 +1,362 @@
+"""`config.json` as a typed, bounded description of a looped model. Torch-free, since the API process reads it.
+
+Every value is checked before anything is allocated from it, and every loop-related key is either understood or
+refused: a looped model served as a plain one gives fluent nonsense and no error.
+
+Key names and defaults follow the config class of the released LoopCoder-V2 (`iquestpltcoder`); the maths behind
+the loop keys is in arXiv 2510.24824 (PLT) and arXiv 2606.18023 (LoopCoder-V2).
+"""
+
+import dataclasses
+import json
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config_fields import Fields, shown
+from engine.errors import ConfigError
+from engine.rope_scaling import RopeScaling, parse_rope
+
+SERVED_MODEL_TYPES = ("iquestpltcoder",)
+TORCH_DTYPES = ("float32", "float16", "bfloat16")
+
+# Bounds: roughly ten times the largest published model in each direction, so that nothing real is refused and
+# nothing absurd is allocated.
+MAX_CONFIG_BYTES = 1 << 20
+MAX_VOCAB_SIZE = 1 << 22
+MAX_HIDDEN_SIZE = 1 << 17
+MAX_INTERMEDIATE_SIZE = 1 << 20
+MAX_LAYERS = 1024
+MAX_HEADS = 1024
+MAX_HEAD_DIM = 1024
+MAX_POSITIONS = 1 << 24
+MAX_LOOPS = 64
+MAX_WINDOW = 1 << 20
+MAX_PARAMETERS = 1 << 40
+MAX_SCALE = 1e6
+MAX_EOS_TOKENS = 64
+
+DEFAULT_WINDOW = (64, 0)
+DEFAULT_SHIFT = 1
+
+_KNOWN_KEYS = frozenset(
+    [
+        *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings"),
+        *("rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "attention_bias", "mlp_bias"),
+        *("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype"),
+        *("plt_num_loops", "plt_window_size", "plt_normalize_per_loop", "plt_emb_scale", "plt_hidden_scale"),
+        *("plt_gate_use_hidden_states", "plt_clp_shift"),
+    ]
+)
+# Loop keys of this and other looped families (Nanbeige, Ouro, Huginn, 40B-Loop): none may be ignored.
+_LOOP_KEY = re.compile(r"plt_|loop|recurr|ut_steps|mhc|depth|early_exit|emb_neighbor", re.IGNORECASE)
+# Keys that change the plain layers; harmless only when they say "off".
+_OFF_VALUES: dict[str, tuple[object, ...]] = {
+    "quantization_config": (None,),
+    "sliding_window": (None,),
+    "partial_rotary_factor": (None, 1, 1.0),
+    "qk_layernorm": (None, False),
+    "use_qk_norm": (None, False),
+}
+
+
+@dataclass(frozen=True)
+class LoopSpec:
+    """What makes the model looped.
+
+    Attributes:
+        num_loops: R, how often the layer stack is applied.
+        offset: loop l at position i reads loop l-1's state at position i - offset; 1 in PLT.
+        window: W, tokens to the left that a later loop sees of itself; with the token itself W + 1 keys.
+        emb_scale: factor of the embedding in the input of loops ≥ 1.
+        hidden_scale: factor of the previous loop's state in the input of loops ≥ 1.
+        normalize_per_loop: the final norm is applied between loops too.
+        gate_on_hidden: the gate reads the normed layer input, [heads, hidden]; else the rotated query,
+            [heads, head_dim].
+    """
+
+    num_loops: int
+    offset: int
+    window: int
+    emb_scale: float
+    hidden_scale: float
+    normalize_per_loop: bool
+    gate_on_hidden: bool
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One served model. Sizes are in elements; `eos_token_ids` may be empty."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling
+    attention_bias: bool
+    mlp_bias: bool
+    tie_word_embeddings: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int | None
+    torch_dtype: str
+    loops: LoopSpec
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What `generation_config.json` says; None where it says nothing. `do_sample` is not consulted."""
+
+    eos_token_ids: tuple[int, ...] = ()
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+def load_config(model_dir: Path, overrides: Mapping[str, object]) -> ModelConfig:
+    """Read `config.json`, with `overrides` merged over its top level.
+
+    The end-of-sequence ids of `generation_config.json` are added to those of `config.json`, unless
+    `eos_token_id` is overridden.
+
+    Raises:
+        ConfigError: the file is missing, too big or malformed, or `parse_config` refuses it.
+    """
+    unknown = sorted(set(overrides) - _KNOWN_KEYS)
+    if unknown:
+        raise ConfigError(
+            f"Model override {shown(unknown[0])} is not a key of config.json that is used here."
+        )
+    config = parse_config({**read_json_object(model_dir / "config.json"), **overrides})
+    if "eos_token_id" in overrides:
+        return config
+    extra = load_generation_defaults(model_dir).eos_token_ids
+    _check_below_vocab("eos_token_id in generation_config.json", extra, config.vocab_size)
+    return dataclasses.replace(config, eos_token_ids=tuple(dict.fromkeys(config.eos_token_ids + extra)))
+
+
+def load_generation_defaults(model_dir: Path) -> GenerationDefaults:
+    """Read `generation_config.json`; a missing file gives all-None defaults.
+
+    Raises:
+        ConfigError: the file is malformed or a value is out of its range.
+    """
+    path = model_dir / "generation_config.json"
+    if not path.exists():
+        return GenerationDefaults()
+    fields = Fields("generation_config.json", read_json_object(path))
+    return GenerationDefaults(
+        eos_token_ids=_eos_ids(fields),
+        temperature=fields.optional_number("temperature", 0.0, 100.0),
+        top_p=fields.optional_number("top_p", 1e-9, 1.0),
+        top_k=fields.optional_integer("top_k", 0, 2**31),
+        min_p=fields.optional_number("min_p", 0.0, 1.0),
+        repetition_penalty=fields.optional_number("repetition_penalty", 1e-9, 100.0),
+    )
+
+
+def parse_config(values: Mapping[str, object]) -> ModelConfig:
+    """Check the decoded `config.json` and give it types.
+
+    Sizes, eps, RoPE theta and `plt_num_loops` have no default: guessing them serves a wrong model.
+    `num_key_value_heads` defaults to the heads, `head_dim` to hidden_size / heads, other loop keys to the
+    released class's values.
+
+    Raises:
+        ConfigError: names the key, its value and what is allowed.
+    """
+    fields = Fields("config.json", values)
+    _refuse_foreign(fields)
+    hidden = fields.integer("hidden_size", 1, MAX_HIDDEN_SIZE)
+    heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
+    kv_heads = fields.optional_integer("num_key_value_heads", 1, MAX_HEADS) or heads
+    vocab = fields.integer("vocab_size", 1, MAX_VOCAB_SIZE)
+    positions = fields.integer("max_position_embeddings", 1, MAX_POSITIONS)
+    bos = fields.optional_integer("bos_token_id", 0, vocab - 1)
+    eos = _eos_ids(fields)
+    _check_below_vocab("eos_token_id in config.json", eos, vocab)
+    head_dim = _head_dim(fields, hidden, heads)
+    theta, scaling = parse_rope(fields, positions, head_dim)
+    if heads % kv_heads:
+        raise ConfigError(
+            f"config.json: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}."
+        )
+    config = ModelConfig(
+        model_type=str(values["model_type"]),
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=fields.integer("intermediate_size", 1, MAX_INTERMEDIATE_SIZE),
+        num_layers=fields.integer("num_hidden_layers", 1, MAX_LAYERS),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=positions,
+        rms_norm_eps=fields.number("rms_norm_eps", 1e-20, 1.0),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        attention_bias=fields.boolean("attention_bias", False),
+        mlp_bias=fields.boolean("mlp_bias", False),
+        tie_word_embeddings=fields.boolean("tie_word_embeddings", False),
+        bos_token_id=bos,
+        eos_token_ids=eos,
+        pad_token_id=_pad_id(fields, vocab),
+        torch_dtype=_torch_dtype(fields),
+        loops=_loops(fields),
+    )
+    count = parameter_count(config)
+    if count > MAX_PARAMETERS:
+        raise ConfigError(
+            f"config.json: the sizes make {count:,} parameters, at most {MAX_PARAMETERS:,} are served."
+        )
+    return config
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Number of weights that are loaded; the gates only when there is a loop that uses them."""
+    hidden, heads, head_dim = config.hidden_size, config.num_heads, config.head_dim
+    q_width, kv_width = heads * head_dim, config.num_kv_heads * head_dim
+    attention = hidden * (2 * q_width + 2 * kv_width)
+    mlp = 3 * hidden * config.intermediate_size
+    norms = 2 * hidden
+    if config.attention_bias:
+        attention += q_width + 2 * kv_width + hidden
+    if config.mlp_bias:
+        mlp += 2 * config.intermediate_size + hidden
+    gate = 0
+    if config.loops.num_loops > 1:
+        gate = heads + (heads * hidden + hidden if config.loops.gate_on_hidden else heads * head_dim)
+    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+    return embeddings + config.num_layers * (attention + mlp + norms + gate) + hidden
+
+
+def read_json_object(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, object]:
+    """Read one JSON object of bounded size and depth; NaN and Infinity are refused.
+
+    Raises:
+        ConfigError: missing, unreadable, too big, not JSON, nested too deeply, or not an object.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ConfigError(f"Can't read {path}: {error.strerror or error}.") from None
+    if len(data) > max_bytes:
+        raise ConfigError(f"{path} is larger than the {max_bytes} bytes allowed.")
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply.") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of too many digits
+        raise ConfigError(f"{path} is not valid JSON: {reprlib.repr(str(error))}.") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold a JSON object, got {shown(value)}.")
+    return value
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not allowed")
+
+
+def _refuse_foreign(fields: Fields) -> None:
+    """Refuse models and keys whose meaning this server doesn't have."""
+    model_type = fields.values.get("model_type")
+    if model_type not in SERVED_MODEL_TYPES:
+        raise ConfigError(
+            f"config.json: model_type {shown(model_type)} is not served; "
+            f"served are: {', '.join(SERVED_MODEL_TYPES)}."
+        )
+    for key, value in fields.values.items():
+        if key not in _KNOWN_KEYS and _LOOP_KEY.search(key):
+            raise ConfigError(
+                f"config.json: {shown(key)} (value {shown(value)}) looks like a loop setting that is not "
+                "implemented; ignoring it would give wrong output."
+            )
+    for key, allowed in _OFF_VALUES.items():
+        value = fields.values.get(key)
+        if not any(type(value) is type(off) and value == off for off in allowed):
+            raise ConfigError(
+                f"config.json: {key} {shown(value)} is not implemented; only leaving it out is allowed."
+            )
+    act = fields.values.get("hidden_act", "silu")
+    if act != "silu":
+        raise ConfigError(f"config.json: hidden_act {shown(act)} is not implemented; only 'silu' is.")
+
+
+def _loops(fields: Fields) -> LoopSpec:
+    window = fields.values.get("plt_window_size", list(DEFAULT_WINDOW))
+    if not isinstance(window, list | tuple) or len(window) != 2:
+        raise ConfigError(f"config.json: plt_window_size must be [left, 0], got {shown(window)}.")
+    sides = Fields("config.json", {"plt_window_size[0]": window[0], "plt_window_size[1]": window[1]})
+    sides.integer("plt_window_size[1]", 0, 0)  # a causal model can't look right
+    emb_scale = fields.optional_number("plt_emb_scale", -MAX_SCALE, MAX_SCALE)
+    hidden_scale = fields.optional_number("plt_hidden_scale", -MAX_SCALE, MAX_SCALE)
+    offset = fields.optional_integer("plt_clp_shift", 0, 1)
+    return LoopSpec(
+        num_loops=fields.integer("plt_num_loops", 1, MAX_LOOPS),
+        offset=DEFAULT_SHIFT if offset is None else offset,
+        window=sides.integer("plt_window_size[0]", 0, MAX_WINDOW),
+        emb_scale=1.0 if emb_scale is None else emb_scale,
+        hidden_scale=1.0 if hidden_scale is None else hidden_scale,
+        normalize_per_loop=fields.boolean("plt_normalize_per_loop", True),
+        gate_on_hidden=fields.boolean("plt_gate_use_hidden_states", False),
+    )
+
+
+def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
+    head_dim = fields.optional_integer("head_dim", 1, MAX_HEAD_DIM)
+    if head_dim is None:
+        head_dim, rest = divmod(hidden, heads)
+        if rest or head_dim > MAX_HEAD_DIM:
+            raise ConfigError(
+                f"config.json: hidden_size {hidden} with {heads} attention heads gives no valid head_dim; "
+                f"set head_dim (1 to {MAX_HEAD_DIM})."
+            )
+    if head_dim % 2 or head_dim == 0:
+        raise ConfigError(f"config.json: head_dim {head_dim} must be even (RoPE rotates pairs) and above 0.")
+    return head_dim
+
+
+def _eos_ids(fields: Fields) -> tuple[int, ...]:
+    value = fields.values.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if len(ids) > MAX_EOS_TOKENS:
+        raise ConfigError(
+            f"{fields.where}: eos_token_id has {len(ids)} entries, at most {MAX_EOS_TOKENS} are allowed."
+        )
+    each = Fields(fields.where, {f"eos_token_id[{index}]": token for index, token in enumerate(ids)})
+    return tuple(dict.fromkeys(each.integer(key, 0, MAX_VOCAB_SIZE - 1) for key in each.values))
+
+
+def _check_below_vocab(where: str, ids: tuple[int, ...], vocab_size: int) -> None:
+    if ids and max(ids) >= vocab_size:
+        raise ConfigError(
+            f"{where} holds {max(ids)}, but ids go from 0 to {vocab_size - 1} (vocab_size {vocab_size})."
+        )
+
+
+def _pad_id(fields: Fields, vocab_size: int) -> int | None:
+    # -1 is an old spelling of "no padding token"; nothing here pads, so it is only recorded.
+    if fields.values.get("pad_token_id") == -1:
+        return None
+    return fields.optional_integer("pad_token_id", 0, vocab_size - 1)
+
+
+def _torch_dtype(fields: Fields) -> str:
+    value = fields.values.get("dtype") or fields.values.get("torch_dtype") or "float32"
+    if not isinstance(value, str) or value not in TORCH_DTYPES:
+        raise ConfigError(
+            f"config.json: torch_dtype must be one of {', '.join(TORCH_DTYPES)}, got {shown(value)}."
+        )
+    return value

@@ -1,0 +1,32 @@
+"""What a looped model's cache costs, in bytes; one place for the log line, the metrics and the pool's size.
+
+LoopCoder-V2 in bfloat16 (14 layers, 8 KV heads of 128, R = 2, W = 64, hidden 5120): 56 KiB per token shared,
+112 KiB per token with a cache per loop, 3.55 MiB of windows and 10 KiB of carry per sequence.
+"""
+
+from engine.config import ModelConfig
+
+
+def shared_bytes_per_token(config: ModelConfig, element_bytes: int) -> int:
+    """Keys and values of one position of one loop over all layers: what a token of context costs.
+
+    Args:
+        element_bytes: bytes of one cache element (2 for bfloat16, 4 for float32).
+    """
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_bytes
+
+
+def sequential_bytes_per_token(config: ModelConfig, element_bytes: int) -> int:
+    """The same for a cache in which every loop keeps the whole context: R times as much."""
+    return config.loops.num_loops * shared_bytes_per_token(config, element_bytes)
+
+
+def window_bytes_per_sequence(config: ModelConfig, element_bytes: int) -> int:
+    """Keys and values of the W + 1 window positions of every loop after the first."""
+    positions = (config.loops.num_loops - 1) * (config.loops.window + 1)
+    return positions * shared_bytes_per_token(config, element_bytes)
+
+
+def carry_bytes_per_sequence(config: ModelConfig, element_bytes: int) -> int:
+    """The hidden vectors that every loop but the last hands to the next step, one each."""
+    return (config.loops.num_loops - 1) * config.hidden_size * element_bytes
