@@ -1,0 +1,52 @@
+"""From what the user typed to a local checkpoint directory. Torch-free."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from engine.errors import ModelError
+
+# Weights, settings, tokenizer, template: never Python, never pickles.
+HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+def resolve_model(name_or_path: str) -> Path:
+    """The directory to serve from: a local one, else a hub id (`owner/name`), downloaded or already cached.
+
+    Raises:
+        ModelError: neither a directory nor a hub id, or the hub couldn't give it; says what to do.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise ModelError(
+            f"{name_or_path} is a file; give the directory that holds config.json and the weights."
+        )
+    if not _HUB_ID.fullmatch(name_or_path):
+        raise ModelError(
+            f"{name_or_path!r} is neither an existing directory nor a hub id of the form owner/name; check the path."
+        )
+    return _from_hub(name_or_path)
+
+
+def _from_hub(repo_id: str) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=HUB_FILES))
+    except RepositoryNotFoundError:
+        reason = "the hub has no such public model (for a private one, log in with `hf auth login`)"
+    except LocalEntryNotFoundError:
+        reason = "it is not in the local cache and the hub can't be reached"
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = f"the download failed ({type(error).__name__}: {_first_line(error)})"
+    raise ModelError(
+        f"Can't get model {repo_id}: {reason}. There is no local directory of that name either; "
+        "download the model and give its directory."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
