@@ -6,6 +6,8 @@ accumulated block by block in the order of positions; what a row computes depend
 size only, never on the tile, the chunk or the batch (see "Batch invariance" in docs/architecture.md).
 """
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 import torch
@@ -30,28 +32,58 @@ class CpuAttention:
     def attend(
         self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: AttentionBatch
     ) -> torch.Tensor:
-        out = torch.empty(queries.shape, dtype=torch.float32)
-        if gates is None:
-            gates = torch.empty((0, queries.shape[1]), dtype=torch.float32)
-        tiles = _tiles(batch.row_starts.numpy())
         work = queries.numel() * int(batch.positions.max())
         kernel = _attend_parallel if work >= PARALLEL_WORK else _attend_serial
-        kernel(
-            queries.numpy(),
-            gates.numpy(),
-            cache.keys.numpy(),
-            cache.values.numpy(),
-            tiles,
-            batch.positions.numpy(),
-            batch.loops.numpy(),
-            batch.shared_tables.numpy(),
-            batch.window_tables.numpy(),
-            batch.window_first.numpy(),
-            batch.window_floor.numpy(),
-            batch.window,
-            out.numpy(),
-        )
-        return out
+        return _launch(kernel, cache, queries, gates, batch)
+
+
+def compile_all() -> None:
+    """Compile every kernel on one row of one sequence."""
+    cache = LayerCache(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    zero, row = torch.zeros(1, dtype=torch.int32), torch.zeros(1, 1, 1)
+    table, tables = zero.view(1, 1), zero.view(1, 1, 1)
+    batch = AttentionBatch(
+        slots=torch.zeros(1, dtype=torch.int64),
+        positions=zero,
+        loops=zero,
+        row_starts=torch.tensor([0, 1], dtype=torch.int32),
+        shared_tables=table,
+        window_tables=tables,
+        window_first=table,
+        window_floor=table,
+        window=0,
+    )
+    CpuAttention().write(cache, row, row, batch)
+    for kernel in (_attend_serial, _attend_parallel):
+        _launch(kernel, cache, row, row[0], batch)
+
+
+def _launch(
+    kernel: Callable[..., None],
+    cache: LayerCache,
+    queries: torch.Tensor,
+    gates: torch.Tensor | None,
+    batch: AttentionBatch,
+) -> torch.Tensor:
+    out = torch.empty(queries.shape, dtype=torch.float32)
+    if gates is None:
+        gates = torch.empty((0, queries.shape[1]), dtype=torch.float32)
+    kernel(
+        queries.numpy(),
+        gates.numpy(),
+        cache.keys.numpy(),
+        cache.values.numpy(),
+        _tiles(batch.row_starts.numpy()),
+        batch.positions.numpy(),
+        batch.loops.numpy(),
+        batch.shared_tables.numpy(),
+        batch.window_tables.numpy(),
+        batch.window_first.numpy(),
+        batch.window_floor.numpy(),
+        batch.window,
+        out.numpy(),
+    )
+    return out
 
 
 def _tiles(row_starts: np.ndarray) -> np.ndarray:

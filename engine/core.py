@@ -1,0 +1,191 @@
+"""The engine: requests in, tokens out, one step at a time.
+
+`EngineCore` is synchronous and single-threaded, does no I/O after loading and has no clock. Whoever drives it (a
+thread, a process, a test, a simulation) calls `add` and `abort` between steps.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.errors import InvalidRequestError
+from engine.loading import LoadedModel, load_model
+from engine.messages import EngineReady, EngineStats, Request, RequestOutput, TokenLogprob
+from engine.options import EngineOptions
+from engine.row_batch import LogitRow
+from engine.runner import StepLogits
+from engine.sampler import SamplingState, sample, token_logprob
+from engine.sampling_params import check_sampling_params, check_token_ids
+from scheduler.scheduler import Scheduler
+from scheduler.sequence import Sequence
+from scheduler.step_plan import StepPlan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ActiveRequest:
+    """A request between `add` and its last output."""
+
+    request: Request
+    sequence: Sequence
+    sampling: SamplingState
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+
+
+class EngineCore:
+    """Scheduler, runner and sampler of one model."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+        self.scheduler: Scheduler = model.scheduler
+        self.active: dict[str, ActiveRequest] = {}
+        self.rows_total = [0] * model.config.loops.num_loops
+
+    @classmethod
+    def load(cls, options: EngineOptions, show_progress: bool) -> "EngineCore":
+        """Load the model that `options` name.
+
+        Raises:
+            ModelError: the model directory or an option can't be served; the text says which and why.
+        """
+        return cls(load_model(options, show_progress))
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def ready(self) -> EngineReady:
+        """What clients need to know about the loaded model."""
+        return self.model.ready
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequestError: it can never be served; nothing was queued.
+        """
+        if request.request_id in self.active:
+            raise InvalidRequestError(f"request id {request.request_id!r} is in use", param="request_id")
+        prompt, params = request.prompt_token_ids, request.params
+        check_token_ids("prompt", prompt, self.model.config.vocab_size)
+        check_sampling_params(params, self.model.config.vocab_size)
+        if len(prompt) + params.max_tokens > self.model.max_model_len:
+            raise InvalidRequestError(
+                f"This model's maximum context length is {self.model.max_model_len} tokens. However, your prompt "
+                f"contains {len(prompt)} tokens and requested {params.max_tokens} completion tokens. "
+                "Please reduce the length of the prompt.",
+                param="prompt",
+                code="context_length_exceeded",
+            )
+        sequence = Sequence(
+            request.request_id,
+            list(prompt),
+            len(prompt),
+            cache_salt=request.cache_salt,
+            priority=request.priority,
+            every_position=params.prompt_logprobs is not None,
+        )
+        sampling = SamplingState.begin(params, prompt, self.model.config.vocab_size)
+        self.active[request.request_id] = ActiveRequest(request, sequence, sampling, [None] * len(prompt))
+        self.scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request; unknown and finished ids are ignored."""
+        active = self.active.pop(request_id, None)
+        if active is not None:
+            self.scheduler.finish(active.sequence)
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one pass; returns what it gave to whom, [] if there was nothing to do."""
+        plan = self.scheduler.schedule()
+        if not plan.segments:
+            return []
+        result = self.model.runner.run(plan)
+        self._count_rows(plan)
+        self._keep_prompt_logprobs(result)
+        newest = [(i, row) for i, row in enumerate(result.rows) if row.position == len(row.sequence) - 1]
+        sampled = {row.sequence: self._sample(row, result.logits[i]) for i, row in newest}
+        new_tokens = {sequence: token for sequence, token in sampled.items() if token is not None}
+        self.scheduler.commit(plan, new_tokens)
+        return [self._output(row.sequence, sampled[row.sequence], result.logits[i]) for i, row in newest]
+
+    def stats(self) -> EngineStats:
+        """Counts after the last step."""
+        scheduler = self.scheduler
+        pool, totals = scheduler.blocks, scheduler.totals
+        tables = [sequence.tables for sequence in scheduler.running]
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            blocks_total=pool.num_blocks,
+            blocks_used=pool.used,
+            blocks_cached=len(pool.evictable),
+            shared_blocks_used=len({block for group in tables for block in group[0].blocks}),
+            window_blocks_used=len(
+                {block for group in tables for table in group[1:] for block in table.blocks}
+            ),
+            preemptions_total=totals.preemptions,
+            prefix_query_tokens_total=totals.prefix_query_tokens,
+            prefix_hit_tokens_total=totals.prefix_hit_tokens,
+            steps_total=totals.steps,
+            rows_total=list(self.rows_total),
+        )
+
+    def _count_rows(self, plan: StepPlan) -> None:
+        for segment in plan.segments:
+            self.rows_total[segment.loop] += segment.num_rows
+
+    def _keep_prompt_logprobs(self, result: StepLogits) -> None:
+        """Collect logprobs of prompt tokens; a preempted prompt overwrites its own with the same values."""
+        for i, row in enumerate(result.rows):
+            active = self.active[row.sequence.sequence_id]
+            wanted = active.request.params.prompt_logprobs
+            target = row.position + 1
+            if row.sequence.every_position and wanted is not None and target < row.sequence.num_prompt_tokens:
+                token = row.sequence.tokens[target]
+                active.prompt_logprobs[target] = token_logprob(result.logits[i], token, wanted)
+
+    def _sample(self, row: LogitRow, logits: torch.Tensor) -> int | None:
+        """The sequence's next token; None if it wants none or the logits are broken."""
+        active = self.active[row.sequence.sequence_id]
+        if active.request.params.max_tokens == 0:
+            return None
+        token = sample(logits, active.sampling)
+        if token is not None:
+            active.sampling.count(token)
+        return token
+
+    def _output(self, sequence: Sequence, token: int | None, logits: torch.Tensor) -> RequestOutput:
+        """Report a sequence's step and end the sequence if this was its last."""
+        active = self.active[sequence.sequence_id]
+        params = active.request.params
+        error = None
+        if token is None and params.max_tokens > 0:
+            error = "The model produced values that are not numbers for this request."
+            finish_reason: str | None = "error"
+        else:
+            finish_reason = self._finish_reason(active, token)
+        output = RequestOutput(
+            request_id=sequence.sequence_id,
+            token_ids=[] if token is None else [token],
+            logprobs=None
+            if params.logprobs is None or token is None
+            else [token_logprob(logits, token, params.logprobs)],
+            prompt_logprobs=active.prompt_logprobs if sequence.every_position else None,
+            finish_reason=finish_reason,
+            stop_token_id=token if finish_reason == "stop" else None,
+            cached_tokens=sequence.cached_tokens,
+            error=error,
+        )
+        sequence.every_position = False
+        if finish_reason is not None:
+            self.abort(sequence.sequence_id)
+        return output
+
+    def _finish_reason(self, active: ActiveRequest, token: int | None) -> str | None:
+        params, sampling = active.request.params, active.sampling
+        if token in params.stop_token_ids and sampling.num_outputs >= params.min_tokens:
+            return "stop"
+        return "length" if sampling.num_outputs >= params.max_tokens else None

@@ -1,0 +1,112 @@
+"""Small operations on rows, compiled so that a row's bits depend on that row alone.
+
+PyTorch's elementwise kernels use one exponential for whole vectors and another for the rest of a chunk, and cut chunks
+by the size of the whole tensor, so the last bits of `silu` or `sigmoid` depend on the number of rows. Here every row is
+its own loop. Inputs and outputs are contiguous float32 on the CPU.
+"""
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import torch
+
+PARALLEL_ELEMENTS = 1 << 17
+"""Elements from which waking threads pays."""
+
+_REDUCE = {"reassoc", "contract", "nsz"}
+"""Lets sums be vectorised; NaN and infinity keep their meaning."""
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """``x / sqrt(mean(x²) + eps) · weight`` (arXiv 1910.07467) for ``[rows, hidden]``."""
+    out = torch.empty_like(x)
+    _pick(x, _rms_norm, _rms_norm_parallel)(x.numpy(), weight.numpy(), np.float32(eps), out.numpy())
+    return out
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) · up`` for ``[rows, 2 · width]`` holding gate, then up; returns ``[rows, width]``."""
+    out = torch.empty(gate_up.shape[0], gate_up.shape[1] // 2)
+    _pick(gate_up, _silu_mul, _silu_mul_parallel)(gate_up.numpy(), out.numpy())
+    return out
+
+
+def sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """Logistic function of ``[rows, width]``."""
+    out = torch.empty_like(x)
+    _sigmoid(x.numpy(), out.numpy())
+    return out
+
+
+def head_dots(queries: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """``queries[r, h] · weight[h] + bias[h]`` for ``[rows, heads, head_dim]``; returns ``[rows, heads]``."""
+    out = torch.empty(queries.shape[:2])
+    _head_dots(queries.numpy(), weight.numpy(), bias.numpy(), out.numpy())
+    return out
+
+
+def compile_all() -> None:
+    """Compile every kernel on one row."""
+    row, out = np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32)
+    for norm in (_rms_norm, _rms_norm_parallel):
+        norm(row, row[0], np.float32(1.0), out)
+    for product in (_silu_mul, _silu_mul_parallel):
+        product(row, out[:, :1].copy())
+    _sigmoid(row, out)
+    _head_dots(row[None], row, row[0], out[:, :1].copy())
+
+
+def _pick(x: torch.Tensor, serial: Callable, parallel: Callable) -> Callable:
+    return parallel if x.numel() >= PARALLEL_ELEMENTS else serial
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_REDUCE)
+def _rms_norm_row(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    total = np.float32(0.0)
+    for i in range(x.shape[0]):
+        total += x[i] * x[i]
+    scale = np.float32(1.0) / np.sqrt(total / np.float32(x.shape[0]) + eps)
+    for i in range(x.shape[0]):
+        out[i] = x[i] * scale * weight[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _silu_mul_row(gate_up: np.ndarray, out: np.ndarray) -> None:
+    width = out.shape[0]
+    for i in range(width):
+        gate = gate_up[i]
+        out[i] = gate / (np.float32(1.0) + np.exp(-gate)) * gate_up[width + i]
+
+
+def _rms_norm_rows(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    for row in numba.prange(x.shape[0]):
+        _rms_norm_row(x[row], weight, eps, out[row])
+
+
+def _silu_mul_rows(gate_up: np.ndarray, out: np.ndarray) -> None:
+    for row in numba.prange(out.shape[0]):
+        _silu_mul_row(gate_up[row], out[row])
+
+
+@numba.njit(cache=True, nogil=True)
+def _sigmoid(x: np.ndarray, out: np.ndarray) -> None:
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            out[row, i] = np.float32(1.0) / (np.float32(1.0) + np.exp(-x[row, i]))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_REDUCE)
+def _head_dots(queries: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+    for row in range(queries.shape[0]):
+        for head in range(queries.shape[1]):
+            total = np.float32(0.0)
+            for d in range(queries.shape[2]):
+                total += queries[row, head, d] * weight[head, d]
+            out[row, head] = total + bias[head]
+
+
+_rms_norm = numba.njit(cache=True, nogil=True)(_rms_norm_rows)
+_rms_norm_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_rms_norm_rows)
+_silu_mul = numba.njit(cache=True, nogil=True)(_silu_mul_rows)
+_silu_mul_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_silu_mul_rows)

@@ -1,0 +1,53 @@
+"""Row operations: right, and bit-equal for a row whatever the batch, also for odd widths."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from kernels import row_ops
+
+WIDTHS = [1, 5, 48, 63, 256, 1000]
+
+
+def operations(width: int):
+    weight, bias = torch.randn(width), torch.randn(4)
+    head_weight = torch.randn(4, width)
+    return {
+        "rms_norm": (
+            (width,),
+            lambda x: row_ops.rms_norm(x, weight, 1e-5),
+            lambda x: functional.rms_norm(x, (width,), weight, 1e-5),
+        ),
+        "silu_mul": (
+            (2 * width,),
+            row_ops.silu_mul,
+            lambda x: functional.silu(x[:, :width]) * x[:, width:],
+        ),
+        "sigmoid": ((width,), row_ops.sigmoid, torch.sigmoid),
+        "head_dots": (
+            (4, width),
+            lambda x: row_ops.head_dots(x, head_weight, bias),
+            lambda x: (x * head_weight).sum(-1) + bias,
+        ),
+    }
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["rms_norm", "silu_mul", "sigmoid", "head_dots"])
+def test_right_and_independent_of_the_other_rows(name, width):
+    torch.manual_seed(0)
+    shape, actual, expected = operations(width)[name]
+    x = 3 * torch.randn(301, *shape)
+    everything = actual(x)
+    torch.testing.assert_close(everything, expected(x), atol=1e-4, rtol=1e-5)
+    for rows in (1, 2, 3, 7, 64, 300):
+        assert torch.equal(actual(x[:rows]), everything[:rows])
+        assert torch.equal(actual(x[-rows:].clone()), everything[-rows:])
+
+
+def test_extreme_values_stay_finite():
+    x = torch.tensor([[-1000.0, 1000.0, 0.0]])
+    assert torch.equal(row_ops.sigmoid(x), torch.tensor([[0.0, 1.0, 0.5]]))
+    assert torch.equal(
+        row_ops.silu_mul(torch.tensor([[-1000.0, 1000.0, 1.0, 1.0]])), torch.tensor([[-0.0, 1000.0]])
+    )
