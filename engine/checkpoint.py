@@ -129,8 +129,8 @@ def open_checkpoint(model_dir: Path, config: ModelConfig) -> Checkpoint:
         other = by_name.setdefault(tensor.name, tensor)
         if other is not tensor:
             raise CheckpointError(
-                f"Tensor {tensor.name} is there twice: as {other.stored_name} in {other.file.name} and as "
-                f"{tensor.stored_name} in {tensor.file.name}."
+                f"Tensor {shown(tensor.name)} is there twice: as {shown(other.stored_name)} in {other.file.name} "
+                f"and as {shown(tensor.stored_name)} in {tensor.file.name}."
             )
     if index is not None:
         _check_index(index, stored)
@@ -249,7 +249,9 @@ def _read_header(file: Path) -> list[StoredTensor]:
                 name = canonical_name(stored_name)
                 tensors.append(StoredTensor(name, stored_name, file, shape, dtype, num_bytes))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file.name} is not a readable safetensors file: {error}.") from None
+        raise CheckpointError(
+            f"{file.name} is not a readable safetensors file: {shown(str(error))}."
+        ) from None
     return tensors
 
 
@@ -309,7 +311,9 @@ def _read(tensor: StoredTensor) -> torch.Tensor:
         with safe_open(tensor.file, framework="pt") as opened:
             values: torch.Tensor = opened.get_tensor(tensor.stored_name)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"Can't read {tensor.stored_name} from {tensor.file.name}: {error}.") from None
+        raise CheckpointError(
+            f"Can't read {tensor.stored_name} from {tensor.file.name}: {shown(str(error))}."
+        ) from None
     if tuple(values.shape) != tensor.shape:
         raise CheckpointError(f"{tensor.file.name} changed while it was being loaded.")
     return values

@@ -10,7 +10,6 @@ the loop keys is in arXiv 2510.24824 (PLT) and arXiv 2606.18023 (LoopCoder-V2).
 import dataclasses
 import json
 import re
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,7 +258,7 @@ def read_json_object(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str,
     except RecursionError:
         raise ConfigError(f"{path} is nested too deeply.") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of too many digits
-        raise ConfigError(f"{path} is not valid JSON: {reprlib.repr(str(error))}.") from None
+        raise ConfigError(f"{path} is not valid JSON: {shown(str(error))}.") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold a JSON object, got {shown(value)}.")
     return value

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from engine.errors import ConfigError
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 100  # the longest tensor names fit; the default cuts at 30
+
 
 def shown(value: object) -> str:
     """The value for an error line: one line, short, safe for any depth."""
     try:
-        return reprlib.repr(value)
+        return _SHORT.repr(value)
     except ValueError:  # an integer with more digits than Python prints
         return "a number of thousands of digits"
 

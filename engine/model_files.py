@@ -1,5 +1,6 @@
 """From what the user typed to a local checkpoint directory. Torch-free."""
 
+import os
 import re
 from pathlib import Path
 
@@ -19,10 +20,10 @@ def resolve_model(name_or_path: str) -> Path:
     Raises:
         ModelError: neither a directory nor a hub id, or the hub couldn't give it; says what to do.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name_or_path))
+    if name_or_path and path.is_dir():
         return path.resolve()
-    if path.exists():
+    if path.is_file():
         raise ModelError(
             f"{name_or_path} is a file; give the directory that holds config.json and the weights."
         )
