@@ -83,6 +83,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         rows_total: rows computed so far, one count per loop.
         steps_total: forward passes.
         step_seconds: wall time of this step, 0 when idle (measured by the host; the core has no clock).
+        admitted: ids of requests that left the queue for the first time in this step.
     """
 
     running: int = 0
@@ -98,6 +99,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     steps_total: int = 0
     rows_total: list[int] = []
     step_seconds: float = 0.0
+    admitted: list[str] = []
 
 
 class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):

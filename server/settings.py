@@ -1,0 +1,200 @@
+"""Every setting, once: its name, type, bounds, default and help text. The CLI and the environment both end here.
+
+A command-line option wins over its environment variable `LOOPSERVE_<NAME>`, which wins over the default.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engine.options import AttentionBackendName, EngineOptions, Execution
+from server.errors import SettingsError
+
+ENV_PREFIX = "LOOPSERVE_"
+DEMO_MODEL = Path(__file__).resolve().parents[1] / "models" / "demo"
+MAX_TEXT_FILE_BYTES = 1 << 20
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+SizeInBytes = Annotated[ByteSize, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Settings of one server process."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    model: str = Field(min_length=1, description="Checkpoint directory, or a hub id (owner/name).")
+    served_model_name: str | None = Field(
+        None,
+        min_length=1,
+        description="Model id that clients use. Default: the directory's name or the hub id.",
+    )
+    model_overrides: Annotated[dict[str, object], NoDecode] = Field(
+        {}, description="JSON object merged over config.json, to settle contested readings."
+    )
+    chat_template: Path | None = Field(None, description="Jinja file used instead of the model's template.")
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    drain_timeout: float = Field(
+        30.0, ge=0, le=86400, description="Seconds that running requests get to finish after SIGTERM."
+    )
+    max_body_size: SizeInBytes = Field(ByteSize(4 << 20), description="Largest request body.")
+    max_waiting_requests: int = Field(
+        256, ge=0, description="Most sequences waiting beyond those running; more get 503 with Retry-After."
+    )
+    log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Key that clients must present; repeatable. In the environment, a comma list."
+    )
+    api_key_file: Path | None = Field(None, description="File with one API key per line.")
+
+    single_process: bool = Field(False, description="Run the engine in a thread of the server process.")
+    heartbeat_timeout: float = Field(
+        30.0, gt=0, description="Seconds without progress after which the engine is killed and restarted."
+    )
+    execution: Execution = Field(
+        "parallel",
+        description="'parallel': every ready loop in one pass. 'sequential': one loop per pass (baseline).",
+    )
+    max_model_len: int | None = Field(
+        None, ge=1, description="Most prompt + generated tokens. Default: what the model and the cache allow."
+    )
+    max_num_seqs: int = Field(64, ge=1, le=65536, description="Most sequences running at once.")
+    max_rows_per_step: int = Field(1024, ge=1, le=1 << 20, description="Row budget of one pass.")
+    block_size: int = Field(16, ge=1, le=4096, description="Tokens per cache block.")
+    kv_cache_memory: SizeInBytes | None = Field(
+        None, description="Memory of the KV cache, such as 2GiB. Default: a fraction of the free memory."
+    )
+    prefix_caching: bool = Field(True, description="Keep and reuse the cache of finished prefixes.")
+    attention_backend: AttentionBackendName = Field("auto", description="Attention kernels.")
+    threads: int | None = Field(None, ge=1, le=4096, description="Compute threads. Default: all cores.")
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        keys = [key.strip() for key in value.split(",")] if isinstance(value, str) else value
+        if isinstance(keys, list | tuple) and (isinstance(value, str) or keys) and not all(keys):
+            raise ValueError("holds an empty key; unset it to serve without keys")
+        return keys
+
+    @field_validator("model_overrides", mode="before")
+    @classmethod
+    def _parse_overrides(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"is not valid JSON: {error}") from None
+
+    @property
+    def model_name(self) -> str:
+        """The id clients use for the model."""
+        if self.served_model_name is not None:
+            return self.served_model_name
+        path = Path(self.model).expanduser()
+        return path.resolve().name if path.is_dir() else self.model
+
+    @property
+    def max_in_flight(self) -> int:
+        """Most sequences running and waiting together."""
+        return self.max_num_seqs + self.max_waiting_requests
+
+    def all_api_keys(self) -> tuple[str, ...]:
+        """Keys from the options, the environment and the key file; empty means no authentication.
+
+        Raises:
+            SettingsError: the file can't be read or holds no key.
+        """
+        keys = tuple(key.get_secret_value() for key in self.api_keys)
+        return keys if self.api_key_file is None else keys + _read_keys(self.api_key_file)
+
+    def read_chat_template(self) -> str | None:
+        """The text of `--chat-template`, or None.
+
+        Raises:
+            SettingsError: the file can't be read.
+        """
+        return None if self.chat_template is None else _read_text("--chat-template", self.chat_template)
+
+    def engine_options(self, model_dir: Path) -> EngineOptions:
+        """The part that the engine gets."""
+        return EngineOptions(
+            model_dir=str(model_dir),
+            model_overrides=dict(self.model_overrides),
+            execution=self.execution,
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs,
+            max_rows_per_step=self.max_rows_per_step,
+            block_size=self.block_size,
+            kv_cache_memory=None if self.kv_cache_memory is None else int(self.kv_cache_memory),
+            prefix_caching=self.prefix_caching,
+            attention_backend=self.attention_backend,
+            threads=self.threads,
+        )
+
+
+def load_settings(given: Mapping[str, object]) -> Settings:
+    """Settings from the options that were given, then the environment, then defaults.
+
+    Raises:
+        SettingsError: something is unknown, malformed, missing or out of bounds; one line.
+    """
+    _refuse_unknown(os.environ)
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError(_first_problem(error, given)) from None
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    """A misspelt variable that is silently ignored is the worst kind of configuration error."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(environment):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), sorted(known), n=1)
+            hint = f"; did you mean {close[0]}?" if close else "; unset it."
+            raise SettingsError(f"unknown environment variable {name}{hint}")
+
+
+def _first_problem(error: ValidationError, given: Mapping[str, object]) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    source = option_name(name) if name in given else ENV_PREFIX + name.upper()
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{source}: {text[:1].lower()}{text[1:]}"
+
+
+def option_name(field: str) -> str:
+    """The command-line spelling of a field."""
+    if field == "model":
+        return "MODEL"
+    return "--api-key" if field == "api_keys" else "--" + field.replace("_", "-")
+
+
+def _read_keys(path: Path) -> tuple[str, ...]:
+    keys = tuple(line.strip() for line in _read_text("--api-key-file", path).splitlines() if line.strip())
+    if not keys:
+        raise SettingsError(f"--api-key-file: {path} holds no key")
+    return keys
+
+
+def _read_text(option: str, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT_FILE_BYTES + 1)
+        if len(data) > MAX_TEXT_FILE_BYTES:
+            raise SettingsError(f"{option}: {path} is larger than {MAX_TEXT_FILE_BYTES} bytes")
+        return data.decode()
+    except OSError as error:
+        raise SettingsError(f"{option}: can't read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{option}: {path} is not UTF-8 text") from None

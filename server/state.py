@@ -1,0 +1,42 @@
+"""What every route needs, as one typed object on the application."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from engine.config import GenerationDefaults, ModelConfig
+from engine.tokenizer import Tokenizer
+from server.engine_client import EngineClient
+from server.metrics import ServerMetrics
+from server.settings import Settings
+
+
+@dataclass(frozen=True)
+class AppState:
+    """Everything a handler may use; made once by `server.app.create_app`.
+
+    Attributes:
+        model_name: the id clients give in `model` and see in `/v1/models`.
+        chat_template: Jinja source, from `--chat-template` or the model; None if there is neither.
+        created: Unix time of the start, for `/v1/models`.
+    """
+
+    settings: Settings
+    client: EngineClient
+    metrics: ServerMetrics
+    tokenizer: Tokenizer
+    model_name: str
+    model_config: ModelConfig
+    generation_defaults: GenerationDefaults
+    chat_template: str | None
+    created: int
+
+
+def get_state(request: Request) -> AppState:
+    """The `AppState` of the application that got this request."""
+    state: AppState = request.app.state.loopserve
+    return state
+
+
+State = Annotated[AppState, Depends(get_state)]
