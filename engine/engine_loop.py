@@ -1,0 +1,129 @@
+"""Drives an engine core: messages in, steps, outputs out. The same for every host; knows no transport."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from engine.errors import InvalidRequestError, ModelError
+from engine.messages import (
+    Abort,
+    EngineFailed,
+    EngineReady,
+    EngineStats,
+    FromEngine,
+    Request,
+    RequestOutput,
+    Shutdown,
+    StepOutputs,
+    ToEngine,
+)
+
+logger = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.1  # also the longest silence of an idle engine's heartbeat
+EXIT_OK = 0
+EXIT_MODEL_ERROR = 2
+EXIT_CRASHED = 70
+
+Receive = Callable[[float], list[ToEngine]]
+Send = Callable[[FromEngine], None]
+Beat = Callable[[], None]
+
+
+class Core(Protocol):
+    """The part of `engine.core.EngineCore` that hosts use; naming it here keeps torch out of their imports."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def ready(self) -> EngineReady: ...
+
+    def add(self, request: Request) -> None: ...
+
+    def abort(self, request_id: str) -> None: ...
+
+    def step(self) -> list[RequestOutput]: ...
+
+    def stats(self) -> EngineStats: ...
+
+
+def run_engine(load: Callable[[], Core], receive: Receive, send: Send, beat: Beat) -> int:
+    """Load a core, say so, and drive it until it is told to stop or fails.
+
+    Args:
+        load: makes the core.
+        receive: returns the messages that have come, after waiting at most so many seconds for the first one.
+        send: hands a message to the API process.
+        beat: called once per turn, at least every `IDLE_WAIT_S` unless a step takes longer.
+
+    Returns:
+        The exit code for the process.
+    """
+    try:
+        core = load()
+    except ModelError as error:
+        send(EngineFailed(_one_line(str(error)), model_error=True))
+        return EXIT_MODEL_ERROR
+    except Exception as error:
+        return _crashed("The engine could not start", error, send)
+    beat()
+    send(core.ready())
+    try:
+        run_loop(core, receive, send, beat)
+    except Exception as error:
+        return _crashed("The engine stopped on an internal error", error, send)
+    return EXIT_OK
+
+
+def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
+    """Serve messages and step until `Shutdown` comes; whatever `core.step` raises ends the loop."""
+    was_working = False
+    while True:
+        outputs: list[RequestOutput] = []
+        for message in receive(0.0 if core.has_work else IDLE_WAIT_S):
+            if isinstance(message, Shutdown):
+                return
+            outputs += _apply(core, message)
+        working = core.has_work
+        started = time.monotonic()
+        if working:
+            outputs += core.step()
+        seconds = time.monotonic() - started if working else 0.0
+        # `was_working` reports the change to idle that an abort makes without a step.
+        if working or was_working or outputs:
+            send(StepOutputs(outputs, msgspec.structs.replace(core.stats(), step_seconds=seconds)))
+        was_working = working
+        beat()
+
+
+def _apply(core: Core, message: Request | Abort) -> list[RequestOutput]:
+    """Add or abort; a request that can't be added gets its error as an output, and hurts nobody else."""
+    if isinstance(message, Abort):
+        for request_id in message.request_ids:
+            core.abort(request_id)
+        return []
+    try:
+        core.add(message)
+    except InvalidRequestError as error:
+        return [_refusal(message, str(error), invalid=True)]
+    except Exception:
+        logger.exception("adding a request failed")
+        return [_refusal(message, "The engine could not take this request.", invalid=False)]
+    return []
+
+
+def _refusal(request: Request, text: str, *, invalid: bool) -> RequestOutput:
+    return RequestOutput(request_id=request.request_id, finish_reason="error", error=text, invalid=invalid)
+
+
+def _crashed(what: str, error: Exception, send: Send) -> int:
+    logger.exception(what)
+    send(EngineFailed(_one_line(f"{what}: {type(error).__name__}: {error}"), model_error=False))
+    return EXIT_CRASHED
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,119 @@
+"""A core without a model: next token = previous + 1. Certain first prompt tokens make it misbehave on purpose."""
+
+import os
+import signal
+import time
+
+from engine.errors import InvalidRequestError, ModelError
+from engine.messages import PROTOCOL_VERSION, EngineReady, EngineStats, Request, RequestOutput
+from engine.options import EngineOptions
+from engine.sampling_params import SamplingParams
+
+REFUSE = 9001  # add: InvalidRequestError
+BREAK_ADD = 9002  # add: any other exception
+BREAK_STEP = 9003  # step: exception
+DIE = 9004  # step: SIGKILL to itself
+HANG = 9005  # step: never returns
+VOCAB_SIZE = 10_000
+FAKE_LOOPS = 2
+
+
+class FakeCore:
+    """Satisfies `engine.engine_loop.Core`."""
+
+    def __init__(self, step_seconds: float = 0.0) -> None:
+        self.requests: dict[str, tuple[Request, int]] = {}
+        self.step_seconds = step_seconds
+        self.steps = 0
+        self.rows = 0
+        self.new: list[str] = []
+        self.admitted: list[str] = []
+
+    @classmethod
+    def load(cls, options: EngineOptions, show_progress: bool) -> "FakeCore":
+        """`model_dir` says how to behave: "missing", "broken", "slow-load", "step=SECONDS"."""
+        if options.model_dir == "missing":
+            raise ModelError("No such\nmodel.")
+        if options.model_dir == "broken":
+            raise RuntimeError("loading failed")
+        if options.model_dir == "slow-load":
+            time.sleep(60)
+        kind, _, value = options.model_dir.partition("=")
+        return cls(float(value) if kind == "step" else 0.0)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.requests)
+
+    def ready(self) -> EngineReady:
+        return EngineReady(
+            protocol_version=PROTOCOL_VERSION,
+            max_model_len=4096,
+            vocab_size=VOCAB_SIZE,
+            num_parameters=1,
+            num_loops=FAKE_LOOPS,
+            num_blocks=100,
+            block_size=16,
+            execution="parallel",
+            kv_bytes_per_token=100,
+            kv_bytes_per_token_sequential=200,
+            kv_bytes_per_sequence=50,
+        )
+
+    def add(self, request: Request) -> None:
+        if request.prompt_token_ids[0] == REFUSE:
+            raise InvalidRequestError("refused by the fake core")
+        if request.prompt_token_ids[0] == BREAK_ADD:
+            raise KeyError("broken add")
+        self.requests[request.request_id] = (request, 0)
+        self.new.append(request.request_id)
+
+    def abort(self, request_id: str) -> None:
+        self.requests.pop(request_id, None)
+
+    def step(self) -> list[RequestOutput]:
+        time.sleep(self.step_seconds)
+        self.steps += 1
+        self.admitted, self.new = self.new, []
+        return [self._advance(request, done) for request, done in list(self.requests.values())]
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self.requests),
+            blocks_total=100,
+            blocks_used=len(self.requests),
+            shared_blocks_used=len(self.requests),
+            steps_total=self.steps,
+            rows_total=[self.rows] * FAKE_LOOPS,
+            admitted=self.admitted,
+        )
+
+    def _advance(self, request: Request, done: int) -> RequestOutput:
+        self._misbehave(request.prompt_token_ids[0])
+        self.rows += 1
+        token = (request.prompt_token_ids[-1] + done + 1) % VOCAB_SIZE
+        last = done + 1 >= request.params.max_tokens
+        if last:
+            del self.requests[request.request_id]
+        else:
+            self.requests[request.request_id] = (request, done + 1)
+        return RequestOutput(
+            request_id=request.request_id, token_ids=[token], finish_reason="length" if last else None
+        )
+
+    def _misbehave(self, token: int) -> None:
+        if token == BREAK_STEP:
+            raise RuntimeError("broken step")
+        if token == DIE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if token == HANG:
+            time.sleep(600)
+
+
+def fake_request(request_id: str, prompt: list[int], max_tokens: int = 3) -> Request:
+    """A request that the fake core understands."""
+    return Request(
+        request_id=request_id,
+        prompt_token_ids=prompt,
+        params=SamplingParams(max_tokens=max_tokens, seed=0),
+    )

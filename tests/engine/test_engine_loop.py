@@ -1,0 +1,105 @@
+"""The loop alone, with messages from a list and no transport."""
+
+from engine.engine_loop import EXIT_CRASHED, EXIT_MODEL_ERROR, EXIT_OK, IDLE_WAIT_S, run_engine
+from engine.messages import (
+    Abort,
+    EngineFailed,
+    EngineReady,
+    FromEngine,
+    RequestOutput,
+    Shutdown,
+    StepOutputs,
+    ToEngine,
+)
+from engine.options import EngineOptions
+from tests.engine.fake_core import BREAK_ADD, BREAK_STEP, REFUSE, FakeCore, fake_request
+
+
+class Script:
+    """Gives the loop its messages turn by turn and records what it does."""
+
+    def __init__(self, turns: list[list[ToEngine]]) -> None:
+        self.turns = turns
+        self.waits: list[float] = []
+        self.sent: list[FromEngine] = []
+        self.beats = 0
+
+    def run(self, model_dir: str = "") -> int:
+        options = EngineOptions(model_dir=model_dir)
+        return run_engine(lambda: FakeCore.load(options, False), self.receive, self.sent.append, self.beat)
+
+    def receive(self, wait: float) -> list[ToEngine]:
+        self.waits.append(wait)
+        return self.turns.pop(0) if self.turns else [Shutdown()]
+
+    def beat(self) -> None:
+        self.beats += 1
+
+    @property
+    def steps(self) -> list[StepOutputs]:
+        return [message for message in self.sent if isinstance(message, StepOutputs)]
+
+    @property
+    def outputs(self) -> list[RequestOutput]:
+        return [output for step in self.steps for output in step.outputs]
+
+
+def test_request_runs_to_its_end_and_the_last_stats_are_idle() -> None:
+    script = Script([[fake_request("a", [5], 3)], [], [], [], []])
+    assert script.run() == EXIT_OK
+    assert isinstance(script.sent[0], EngineReady)
+    assert [output.token_ids for output in script.outputs] == [[6], [7], [8]]
+    assert script.outputs[-1].finish_reason == "length"
+    assert script.steps[-1].stats.running == 0
+    assert script.steps[0].stats.step_seconds > 0
+    assert len(script.steps) <= 4, "an idle engine is silent"
+
+
+def test_waits_only_when_idle_and_beats_every_turn() -> None:
+    script = Script([[], [fake_request("a", [5], 2)], [], [], []])
+    script.run()
+    assert script.waits[:4] == [IDLE_WAIT_S, IDLE_WAIT_S, 0.0, IDLE_WAIT_S]
+    assert script.beats == 1 + 5
+
+
+def test_refused_and_unaddable_requests_end_alone() -> None:
+    script = Script(
+        [[fake_request("bad", [REFUSE]), fake_request("odd", [BREAK_ADD]), fake_request("good", [1], 1)]]
+    )
+    assert script.run() == EXIT_OK
+    by_id = {output.request_id: output for output in script.outputs}
+    assert (by_id["bad"].finish_reason, by_id["bad"].invalid) == ("error", True)
+    assert by_id["bad"].error == "refused by the fake core"
+    assert (by_id["odd"].finish_reason, by_id["odd"].invalid) == ("error", False)
+    assert "broken add" not in (by_id["odd"].error or ""), "internals stay inside"
+    assert by_id["good"].token_ids == [2]
+
+
+def test_abort_stops_output_and_reports_idle() -> None:
+    script = Script([[fake_request("a", [5], 100)], [Abort(["a", "unknown"])], []])
+    script.run()
+    assert len(script.outputs) == 1
+    assert script.steps[-1].stats.running == 0
+    assert script.steps[-1].stats.step_seconds == 0
+
+
+def test_exception_in_step_is_fatal_and_says_so() -> None:
+    script = Script([[fake_request("a", [BREAK_STEP])], [], []])
+    assert script.run() == EXIT_CRASHED
+    last = script.sent[-1]
+    assert isinstance(last, EngineFailed)
+    assert not last.model_error
+    assert "RuntimeError: broken step" in last.message
+
+
+def test_model_error_is_one_line_with_its_own_code() -> None:
+    script = Script([])
+    assert script.run("missing") == EXIT_MODEL_ERROR
+    assert script.sent == [EngineFailed("No such model.", True)]
+
+
+def test_other_load_errors_are_crashes() -> None:
+    script = Script([])
+    assert script.run("broken") == EXIT_CRASHED
+    assert isinstance(script.sent[0], EngineFailed)
+    assert not script.sent[0].model_error
