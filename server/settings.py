@@ -149,6 +149,8 @@ def load_settings(given: Mapping[str, object]) -> Settings:
         SettingsError: something is unknown, malformed, missing or out of bounds; one line.
     """
     _refuse_unknown(os.environ)
+    if DEMO_MODEL.is_dir() and "model" not in given and ENV_PREFIX + "MODEL" not in os.environ:
+        given = {**given, "model": str(DEMO_MODEL)}
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -168,7 +170,8 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
 def _first_problem(error: ValidationError, given: Mapping[str, object]) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    source = option_name(name) if name in given else ENV_PREFIX + name.upper()
+    from_environment = name not in given and problem["type"] != "missing"
+    source = ENV_PREFIX + name.upper() if from_environment else option_name(name)
     text = problem["msg"].removeprefix("Value error, ")
     return f"{source}: {text[:1].lower()}{text[1:]}"
 

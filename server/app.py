@@ -1,0 +1,45 @@
+"""Puts the application together."""
+
+from fastapi import FastAPI
+
+from server.auth import AuthMiddleware
+from server.body_limit import BodyLimitMiddleware
+from server.engine_metrics import EngineCollector
+from server.http_metrics import HttpMetricsMiddleware, HttpSeries
+from server.lifespan import lifespan
+from server.openai.errors import install_error_handlers
+from server.openai.routes import router as openai_router
+from server.operations import router as operations_router
+from server.request_id import RequestIdMiddleware
+from server.state import AppState
+from server.version import package_version
+
+
+def create_app(state: AppState, api_keys: tuple[str, ...] = ()) -> FastAPI:
+    """The ASGI application over a prepared state; call once per state.
+
+    Args:
+        state: what the routes use; its client is started and stopped by the application.
+        api_keys: keys that clients must present; none means no authentication.
+    """
+    app = FastAPI(
+        title="loopserve",
+        version=package_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.loopserve = state
+    state.metrics.registry.register(EngineCollector(state.client))
+    app.include_router(operations_router)
+    app.include_router(openai_router)
+    install_error_handlers(app)
+    # Added last is outermost. Bodies are read only from authenticated clients; refusals are counted and carry an id.
+    app.add_middleware(BodyLimitMiddleware, limit=int(state.settings.max_body_size))
+    if api_keys:
+        app.add_middleware(AuthMiddleware, keys=api_keys)
+    app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry))
+    app.add_middleware(RequestIdMiddleware)
+    return app

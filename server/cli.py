@@ -1,0 +1,149 @@
+"""The command line: `loopserve serve` and `loopserve version`."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ByteSize
+from typer.exceptions import TyperException
+
+from engine.errors import LoopserveError, ModelError
+from server.app import create_app
+from server.bootstrap import build_state
+from server.engine_client import EXIT_MODEL_ERROR
+from server.runner import address_of, bind, curl_line, run_server
+from server.settings import DEMO_MODEL, Settings, load_settings, option_name
+from server.version import package_version
+
+EXIT_USAGE = 2
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+MODEL = "Model"
+SERVER = "Server"
+ACCESS = "Access"
+ENGINE = "Engine"
+
+cli = typer.Typer(
+    name="loopserve",
+    help="Inference server for looped transformers, with OpenAI's API.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+def _option(field: str, panel: str, metavar: str | None = None) -> Any:
+    """The option of a field of `Settings`, which holds its help text and default."""
+    info = Settings.model_fields[field]
+    name = option_name(field)
+    is_flag = info.annotation is bool
+    unset = info.default is None or info.default in ((), {})
+    shown = info.default.human_readable() if isinstance(info.default, ByteSize) else info.default
+    return typer.Option(
+        f"{name}/--no-{name.removeprefix('--')}" if is_flag else name,
+        help=info.description if unset else f"{info.description} [default: {shown}]",
+        rich_help_panel=panel,
+        show_default=False,
+        metavar=metavar,
+    )
+
+
+_MODEL = typer.Argument(
+    help=f"{Settings.model_fields['model'].description}"
+    + (" Default: the bundled demo model." if DEMO_MODEL.is_dir() else ""),
+    show_default=False,
+)
+
+
+@cli.command()
+def serve(
+    context: typer.Context,
+    model: Annotated[str | None, _MODEL] = None,
+    served_model_name: Annotated[str | None, _option("served_model_name", MODEL, "NAME")] = None,
+    chat_template: Annotated[Path | None, _option("chat_template", MODEL, "FILE")] = None,
+    model_overrides: Annotated[str | None, _option("model_overrides", MODEL, "JSON")] = None,
+    host: Annotated[str | None, _option("host", SERVER, "ADDRESS")] = None,
+    port: Annotated[int | None, _option("port", SERVER)] = None,
+    drain_timeout: Annotated[float | None, _option("drain_timeout", SERVER, "SECONDS")] = None,
+    max_body_size: Annotated[str | None, _option("max_body_size", SERVER, "SIZE")] = None,
+    max_waiting_requests: Annotated[int | None, _option("max_waiting_requests", SERVER)] = None,
+    log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
+    api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
+    api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
+    single_process: Annotated[bool | None, _option("single_process", ENGINE)] = None,
+    heartbeat_timeout: Annotated[float | None, _option("heartbeat_timeout", ENGINE, "SECONDS")] = None,
+    execution: Annotated[str | None, _option("execution", ENGINE, "parallel|sequential")] = None,
+    max_model_len: Annotated[int | None, _option("max_model_len", ENGINE)] = None,
+    max_num_seqs: Annotated[int | None, _option("max_num_seqs", ENGINE)] = None,
+    max_rows_per_step: Annotated[int | None, _option("max_rows_per_step", ENGINE)] = None,
+    block_size: Annotated[int | None, _option("block_size", ENGINE)] = None,
+    kv_cache_memory: Annotated[str | None, _option("kv_cache_memory", ENGINE, "SIZE")] = None,
+    prefix_caching: Annotated[bool | None, _option("prefix_caching", ENGINE)] = None,
+    attention_backend: Annotated[
+        str | None, _option("attention_backend", ENGINE, "auto|reference|cpu")
+    ] = None,
+    threads: Annotated[int | None, _option("threads", ENGINE)] = None,
+) -> int:
+    """Serve MODEL until SIGTERM or Ctrl-C; a second signal doesn't wait for running requests.
+
+    Every option can also be set by an environment variable: --max-num-seqs by LOOPSERVE_MAX_NUM_SEQS, and so on
+    (--api-key by LOOPSERVE_API_KEYS). Without an API key everybody who reaches the port may use the server; with
+    one, everything but /health and /ready needs it.
+
+    Exit codes: 0 after a signal, 2 for a wrong option or model, 70 if the engine kept failing.
+    """
+    # The parameters above are for typer; their values are taken by name, so that none can be forgotten here.
+    given = {name: value for name, value in context.params.items() if value not in (None, (), [])}
+    return _serve(load_settings(given))
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    print(package_version())
+
+
+def main() -> None:
+    """Entry point: runs a command and turns every expected error into one line and an exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return cli(arguments, prog_name="loopserve", standalone_mode=False) or 0
+    except TyperException as error:
+        message = " ".join(error.format_message().split())
+        if message:  # empty when the help was printed instead
+            print(f"loopserve: {message}", file=sys.stderr)
+        return EXIT_USAGE
+    except LoopserveError as error:
+        print(f"loopserve: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_MODEL_ERROR if isinstance(error, ModelError) else EXIT_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+
+
+def _serve(settings: Settings) -> int:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for chatty in ("httpx", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    api_keys = settings.all_api_keys()
+    if not api_keys and settings.host not in LOOPBACK:
+        logging.getLogger(__name__).warning("listening on %s without an API key", settings.host)
+    with bind(settings.host, settings.port) as listening:
+        state = build_state(settings)
+        app = create_app(state, api_keys)
+        address = address_of(listening)
+        print(f"loopserve is loading {state.model_name} and will serve it on {address}", flush=True)
+        curl = curl_line(address, state.model_name, with_key=bool(api_keys))
+        announcement = f"Ready on {address}. Try:\n  {curl}"
+        return asyncio.run(run_server(app, state.client, listening, settings, announcement))

@@ -1,0 +1,63 @@
+"""Counts and times HTTP requests by method, route and status."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.metrics import E2E_BUCKETS
+
+_METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+class HttpSeries:
+    """The HTTP series on one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "loopserve_http_requests",
+            "HTTP responses by route and status.",
+            ["method", "path", "status"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "loopserve_http_request_duration_seconds",
+            "Request to end of response, streams included.",
+            ["method", "path"],
+            buckets=E2E_BUCKETS,
+            registry=registry,
+        )
+        self.active = Gauge(
+            "loopserve_http_requests_active", "HTTP requests being handled.", registry=registry
+        )
+
+
+class HttpMetricsMiddleware:
+    """Observes every request; the path label is the route's template, so clients can't invent series."""
+
+    def __init__(self, app: ASGIApp, series: HttpSeries) -> None:
+        self._app = app
+        self._series = series
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500  # what an exception on its way through here becomes
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started = time.perf_counter()
+        try:
+            with self._series.active.track_inprogress():
+                await self._app(scope, receive, watch)
+        finally:
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            path = getattr(scope.get("route"), "path", "unmatched")
+            self._series.requests.labels(method, path, str(status)).inc()
+            self._series.seconds.labels(method, path).observe(time.perf_counter() - started)

@@ -1,0 +1,42 @@
+"""Routes for whoever runs the server: probes, version, metrics."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client.exposition import choose_encoder
+
+from server.engine_client import RETRY_AFTER_LOADING_S, EngineState
+from server.state import State
+from server.version import package_version
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(state: State) -> JSONResponse:
+    """Liveness: this process answers. Always 200, so that no orchestrator kills a server that still loads."""
+    return JSONResponse({"status": "ok", "engine": state.client.state})
+
+
+@router.get("/ready")
+async def ready(state: State) -> JSONResponse:
+    """Readiness: the engine is loaded, makes progress and takes new requests."""
+    status = str(state.client.state)
+    if state.client.state is EngineState.READY:
+        if state.client.responsive:
+            return JSONResponse({"status": status})
+        status = "unresponsive"
+    headers = {"Retry-After": str(RETRY_AFTER_LOADING_S)}
+    return JSONResponse({"status": status}, status_code=503, headers=headers)
+
+
+@router.get("/version")
+async def version() -> JSONResponse:
+    """Version of the server."""
+    return JSONResponse({"version": package_version()})
+
+
+@router.get("/metrics")
+async def metrics(request: Request, state: State) -> Response:
+    """Prometheus metrics, in the format the scraper asks for."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(state.metrics.registry), headers={"Content-Type": content_type})

@@ -1,0 +1,119 @@
+"""Runs the application under uvicorn until a signal or the end of the engine."""
+
+import asyncio
+import shlex
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import orjson
+import uvicorn
+from starlette.types import ASGIApp
+
+from server.engine_client import EngineClient
+from server.errors import SettingsError
+from server.settings import Settings
+from server.shutdown import Shutdown
+
+KEEP_ALIVE_S = 5
+LAST_RESPONSES_S = 5  # for responses to reach their clients once their requests have ended
+MAX_HEADER_BYTES = 16 * 1024
+EXIT_OK = 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our own meaning of signals.
+
+    uvicorn's handler would stop accepting at once, and raise the signal again at the end, so that a clean shutdown
+    ends with "killed by SIGTERM" instead of exit code 0.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_signal: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._on_signal = on_signal
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by uvicorn for SIGINT and SIGTERM, between two bytecodes of the main thread."""
+        self._on_signal()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        SettingsError: the address is in use or can't be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"can't listen on {host}:{port}: {error.strerror or error}") from None
+
+
+async def run_server(
+    app: ASGIApp, client: EngineClient, listening: socket.socket, settings: Settings, announcement: str
+) -> int:
+    """Serve until told to stop or the engine is beyond help.
+
+    Args:
+        app: the application; its lifespan starts and stops `client`.
+        client: watched for its end.
+        listening: where to accept connections.
+        settings: for the drain time.
+        announcement: printed once the engine is ready.
+
+    Returns:
+        The exit code.
+    """
+    loop = asyncio.get_running_loop()
+    # h11 refuses malformed requests that httptools lets through; both are far faster than a language model.
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_RESPONSES_S,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+    server = Server(config, lambda: loop.call_soon_threadsafe(shutdown.request))
+    shutdown = Shutdown(server, client, settings.drain_timeout)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    announcing = asyncio.create_task(_announce(client, announcement))
+    failing = asyncio.create_task(client.wait_failed())
+    try:
+        await asyncio.wait({serving, failing}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    finally:
+        announcing.cancel()
+        failing.cancel()
+        await client.stop()  # again, for a shutdown that skipped the lifespan's end
+    if client.failure is None:
+        return EXIT_OK
+    print(f"loopserve: {client.failure.message}", file=sys.stderr)
+    return client.failure.exit_code
+
+
+async def _announce(client: EngineClient, text: str) -> None:
+    await client.wait_ready()
+    print(text, flush=True)
+
+
+def address_of(listening: socket.socket) -> str:
+    """The URL that a client on this machine uses."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def curl_line(address: str, model_name: str, with_key: bool) -> str:
+    """A completion request to paste into a shell."""
+    body = orjson.dumps({"model": model_name, "prompt": "def fibonacci(n):", "max_tokens": 64}).decode()
+    key = ' -H "Authorization: Bearer $API_KEY"' if with_key else ""
+    return f"curl {address}/v1/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
