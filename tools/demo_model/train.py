@@ -173,7 +173,8 @@ def train(work: Path, minutes: float, threads: int, compiled: bool) -> None:
         if elapsed - last_checkpoint >= CHECKPOINT_SECONDS:
             checkpoint()
             last_checkpoint = elapsed
-    evaluate()
+    if not history or history[-1]["step"] != step:
+        evaluate()
     checkpoint()
 
 
