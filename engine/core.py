@@ -16,7 +16,7 @@ from engine.options import EngineOptions
 from engine.row_batch import LogitRow
 from engine.runner import StepLogits
 from engine.sampler import SamplingState, sample, token_logprob
-from engine.sampling_params import check_sampling_params, check_token_ids
+from engine.sampling_params import check_context_length, check_sampling_params, check_token_ids
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
 from scheduler.step_plan import StepPlan
@@ -42,6 +42,7 @@ class EngineCore:
         self.scheduler: Scheduler = model.scheduler
         self.active: dict[str, ActiveRequest] = {}
         self.rows_total = [0] * model.config.loops.num_loops
+        self.admitted: list[str] = []
 
     @classmethod
     def load(cls, options: EngineOptions, show_progress: bool) -> "EngineCore":
@@ -71,14 +72,7 @@ class EngineCore:
         prompt, params = request.prompt_token_ids, request.params
         check_token_ids("prompt", prompt, self.model.config.vocab_size)
         check_sampling_params(params, self.model.config.vocab_size)
-        if len(prompt) + params.max_tokens > self.model.max_model_len:
-            raise InvalidRequestError(
-                f"This model's maximum context length is {self.model.max_model_len} tokens. However, your prompt "
-                f"contains {len(prompt)} tokens and requested {params.max_tokens} completion tokens. "
-                "Please reduce the length of the prompt.",
-                param="prompt",
-                code="context_length_exceeded",
-            )
+        check_context_length(len(prompt), params.max_tokens, self.model.max_model_len, "prompt")
         sequence = Sequence(
             request.request_id,
             list(prompt),
@@ -100,6 +94,7 @@ class EngineCore:
     def step(self) -> list[RequestOutput]:
         """Compute one pass; returns what it gave to whom, [] if there was nothing to do."""
         plan = self.scheduler.schedule()
+        self.admitted = [s.sequence_id for s in plan.admitted if s.num_preemptions == 0]
         if not plan.segments:
             return []
         result = self.model.runner.run(plan)
@@ -131,6 +126,7 @@ class EngineCore:
             prefix_hit_tokens_total=totals.prefix_hit_tokens,
             steps_total=totals.steps,
             rows_total=list(self.rows_total),
+            admitted=self.admitted,
         )
 
     def _count_rows(self, plan: StepPlan) -> None:

@@ -104,6 +104,24 @@ def check_token_ids(name: str, ids: list[int], vocab_size: int) -> None:
         )
 
 
+def check_context_length(prompt_tokens: int, max_tokens: int, max_model_len: int, param: str) -> None:
+    """Refuse a request longer than a sequence may get.
+
+    The wording is what LiteLLM, LangChain, OpenHands and Aider look for; a test keeps it frozen.
+
+    Raises:
+        InvalidRequestError: with code ``context_length_exceeded``.
+    """
+    if prompt_tokens + max_tokens > max_model_len:
+        requested = f" and requested {max_tokens} completion tokens" if max_tokens else ""
+        raise InvalidRequestError(
+            f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains "
+            f"{prompt_tokens} tokens{requested}. Please reduce the length of the {param}.",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
         raise InvalidRequestError(f"{name} must be between {low} and {high}, got {value}.", param=name)

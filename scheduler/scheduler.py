@@ -161,6 +161,7 @@ class Scheduler:
             insort(self.running, sequence, key=_rank)
             self._count_hit(sequence)
             step.restores += restores
+            step.admitted.append(sequence)
             spans[sequence] = self._ready_spans(sequence, budget)
             for loop, _, stop in spans[sequence]:
                 if not self.cache.grow(sequence, loop, stop):

@@ -41,11 +41,13 @@ class StepPlan:
     Attributes:
         segments: rows of a sequence lie side by side, loops ascending.
         restores: carry vectors to bring back from the prefix cache first.
+        admitted: sequences taken from the queue for this pass.
         preempted: sequences that lost everything while this plan was made.
     """
 
     segments: list[RowSegment] = field(default_factory=list)
     restores: list[CarryRestore] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
 
     @property

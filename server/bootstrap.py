@@ -11,6 +11,7 @@ from engine.model_files import resolve_model
 from engine.process_host import ProcessHost
 from engine.thread_host import ThreadHost, core_loader
 from engine.tokenizer import Tokenizer
+from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
 from server.metrics import ServerMetrics
 from server.settings import Settings
@@ -25,7 +26,7 @@ def build_state(settings: Settings) -> AppState:
         ModelError: the model can't be found or served.
         SettingsError: a file named by a setting can't be used.
     """
-    chat_template = settings.read_chat_template()
+    given_template = settings.read_chat_template()
     model_dir = resolve_model(settings.model)
     config = load_config(model_dir, settings.model_overrides)
     tokenizer = Tokenizer.load(model_dir)
@@ -44,8 +45,19 @@ def build_state(settings: Settings) -> AppState:
         model_name=settings.model_name,
         model_config=config,
         generation_defaults=load_generation_defaults(model_dir),
-        chat_template=tokenizer.chat_template if chat_template is None else chat_template,
+        chat_template=_compile(
+            tokenizer.chat_template if given_template is None else given_template, tokenizer
+        ),
         created=int(time.time()),
+    )
+
+
+def _compile(source: str | None, tokenizer: Tokenizer) -> ChatTemplate | None:
+    if source is None:
+        return None
+    ids = {"bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id}
+    return ChatTemplate(
+        source, {name: "" if i is None else tokenizer.token_text(i) for name, i in ids.items()}
     )
 
 

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from engine.config import GenerationDefaults, ModelConfig
 from engine.tokenizer import Tokenizer
+from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
 from server.metrics import ServerMetrics
 from server.settings import Settings
@@ -18,7 +19,7 @@ class AppState:
 
     Attributes:
         model_name: the id clients give in `model` and see in `/v1/models`.
-        chat_template: Jinja source, from `--chat-template` or the model; None if there is neither.
+        chat_template: from `--chat-template` or the model; None if there is neither.
         created: Unix time of the start, for `/v1/models`.
     """
 
@@ -29,7 +30,7 @@ class AppState:
     model_name: str
     model_config: ModelConfig
     generation_defaults: GenerationDefaults
-    chat_template: str | None
+    chat_template: ChatTemplate | None
     created: int
 
 

@@ -1,0 +1,72 @@
+"""The model's Jinja chat template, in a sandbox, compiled once.
+
+Hugging Face templates expect `raise_exception`, `strftime_now`, loop controls and a `tojson` that doesn't escape HTML.
+A template comes from the model or from whoever runs the server, never from a request.
+"""
+
+import json
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from engine.errors import InvalidRequestError, TokenizerError
+
+MAX_ERROR_CHARS = 200
+
+
+class ChatTemplate:
+    """A compiled template.
+
+    Args:
+        source: Jinja text.
+        special: names a template may use, such as ``bos_token``.
+
+    Raises:
+        TokenizerError: if it doesn't compile.
+    """
+
+    def __init__(self, source: str, special: dict[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise TokenizerError(f"the chat template doesn't compile: {error}") from None
+        self._special = special
+
+    def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        """The prompt for `messages`.
+
+        Raises:
+            InvalidRequestError: the template refuses these messages or fails on them.
+        """
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._special
+            )
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            raise InvalidRequestError(
+                f"The chat template can't render these messages: {str(error)[:MAX_ERROR_CHARS]}.",
+                param="messages",
+            ) from None
+
+
+def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,136 @@
+"""What the two completion endpoints share: admission, choices, usage, answering whole or streamed."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.responses import JSONResponse
+
+import engine.messages as messages
+from engine.messages import EngineReady
+from engine.sampling_params import SamplingParams, check_sampling_params
+from server.openai.errors import ApiError
+from server.openai.generation import Choice, Delta, unless_disconnected
+from server.openai.prompts import Prompt
+from server.openai.protocol import MAX_SEQUENCES, GenerationFields
+from server.openai.sse import event_stream
+from server.state import AppState
+
+Chunks = AsyncGenerator[dict[str, Any], None]
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached: dict[int, int] = field(default_factory=dict)
+
+    def count(self, delta: Delta, choices_per_prompt: int) -> None:
+        """Add a delta; a prompt's cached tokens are counted once, from its first choice."""
+        self.completion_tokens += len(delta.token_ids)
+        if delta.index % choices_per_prompt == 0:
+            self.cached[delta.index] = delta.cached_tokens
+
+    def as_object(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(self.cached.values())},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is the same in every object of one answer."""
+
+    id: str
+    created: int
+    model: str
+
+    @classmethod
+    def begin(cls, prefix: str, model: str) -> "Answer":
+        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model)
+
+    def object(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None = None) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+        return out if usage is None else {**out, "usage": usage.as_object()}
+
+
+def admit(state: AppState, fields: GenerationFields) -> EngineReady:
+    """Checks that need no prompt yet; returns what the engine says of itself.
+
+    Raises:
+        UnavailableError: not now.
+        ApiError: another model's name (404), or options that don't go together (400).
+    """
+    if fields.model is not None and fields.model != state.model_name:
+        raise ApiError(
+            404,
+            f"The model {fields.model[:200]!r} does not exist; this server has {state.model_name!r}.",
+            param="model",
+            code="model_not_found",
+        )
+    if fields.stream_options is not None and not fields.stream:
+        raise ApiError(400, "stream_options needs stream to be true.", param="stream_options")
+    state.client.admit(1)
+    assert state.client.info is not None
+    return state.client.info
+
+
+def make_choices(
+    fields: GenerationFields,
+    answer: Answer,
+    prompts: list[Prompt],
+    params: list[list[SamplingParams]],
+    vocab: int,
+) -> list[Choice]:
+    """The engine requests of one answer: for each prompt, one choice per entry of its `params`."""
+    count = sum(len(group) for group in params)
+    if count > MAX_SEQUENCES:
+        raise ApiError(400, f"prompts times n is {count}; at most {MAX_SEQUENCES} are allowed.", param="n")
+    stops = [fields.stop] if isinstance(fields.stop, str) else list(fields.stop or ())
+    choices: list[Choice] = []
+    for prompt, group in zip(prompts, params, strict=True):
+        for one in group:
+            check_sampling_params(one, vocab)
+            request = messages.Request(
+                request_id=f"{answer.id}-{len(choices)}",
+                prompt_token_ids=prompt.token_ids,
+                params=one,
+                priority=fields.priority,
+                cache_salt=fields.cache_salt,
+            )
+            choices.append(
+                Choice(
+                    len(choices),
+                    request,
+                    stops,
+                    fields.include_stop_str_in_output,
+                    fields.skip_special_tokens,
+                )
+            )
+    return choices
+
+
+async def respond_streamed(request: Request, chunks: Chunks) -> Response:
+    """Answer with events; errors before the first one get their own status."""
+    first = await unless_disconnected(request, anext(chunks))
+    return event_stream(chunks, first)
+
+
+async def respond_whole(request: Request, body: Any) -> Response:
+    """Answer with one object, or abort when the client goes away first."""
+    return JSONResponse(await unless_disconnected(request, body))

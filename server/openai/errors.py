@@ -1,0 +1,155 @@
+"""Every failure as OpenAI's error object, never FastAPI's 422, never a traceback or a path.
+
+Client libraries decide by `code`, `type`, the status and some words of the message whether to retry, to shorten the
+prompt or to give up, so these are part of the interface.
+"""
+
+import logging
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from engine.errors import EngineDeadError, InvalidRequestError, LoopserveError
+from engine.messages import RequestOutput
+from server.errors import UnavailableError
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_CHARS = 1000
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+CLIENT_CLOSED_REQUEST = 499
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """OpenAI's error object; clients expect all four keys."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Body of every error response, and the last event of a stream that failed."""
+
+    error: ErrorObject
+
+
+class ApiError(LoopserveError):
+    """A failure with everything the client is told about it.
+
+    Attributes:
+        status: HTTP status, for failures before the first byte of the response.
+        kind: `type` in the error object.
+        param: the request field at fault, or None.
+        code: machine-readable code, or None.
+        headers: additional response headers, such as `Retry-After`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = INVALID_REQUEST,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.headers = headers or {}
+
+    def body(self) -> ErrorBody:
+        """What the client reads."""
+        message = self.message[:MAX_MESSAGE_CHARS]
+        return ErrorBody(ErrorObject(message, self.kind, self.param, self.code))
+
+
+class ClientDisconnectedError(LoopserveError):
+    """The client went away while its request was worked on; nobody reads the answer."""
+
+
+def to_api_error(error: Exception) -> ApiError:
+    """What the client is told about any failure; only errors raised on purpose keep their text."""
+    match error:
+        case ApiError():
+            return error
+        case InvalidRequestError():
+            return ApiError(400, str(error), param=error.param, code=error.code)
+        case EngineDeadError():
+            return ApiError(500, str(error), kind=SERVER_ERROR, code="engine_dead")
+        case UnavailableError():
+            retry = {"Retry-After": str(error.retry_after)}
+            return ApiError(503, str(error), kind=SERVER_ERROR, code="unavailable", headers=retry)
+        case HTTPException():
+            return _routing_error(error)
+        case RequestValidationError():
+            return ApiError(400, "The request's path or query is malformed.")
+        case _:
+            return ApiError(500, "Internal server error.", kind=SERVER_ERROR, code="internal_error")
+
+
+def engine_error(output: RequestOutput) -> ApiError:
+    """What the client is told when the engine ends its request with an error."""
+    message = output.error or "The engine could not serve this request."
+    if output.invalid:
+        return ApiError(400, message)
+    return ApiError(500, message, kind=SERVER_ERROR, code="engine_error")
+
+
+def error_response(error: ApiError) -> Response:
+    """The error as an HTTP response."""
+    return Response(
+        msgspec.json.encode(error.body()),
+        status_code=error.status,
+        media_type="application/json",
+        headers=error.headers,
+    )
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every failure of every route, and of routing itself, answer in OpenAI's shape."""
+    for kind in (LoopserveError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _handle)
+    app.add_exception_handler(ClientDisconnectedError, _handle_disconnect)
+    app.add_exception_handler(Exception, _handle_bug)
+
+
+async def _handle(request: Request, error: Exception) -> Response:
+    if to_api_error(error).status == 500 and not isinstance(error, ApiError | EngineDeadError):
+        logger.error("request failed", exc_info=error)
+    return error_response(to_api_error(error))
+
+
+async def _handle_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)  # for logs and metrics; it reaches nobody
+
+
+async def _handle_bug(request: Request, error: Exception) -> Response:
+    """The server's own bug; Starlette logs the traceback after this.
+
+    Starlette answers these outside all middleware, so the id that finds the traceback has to be put on here.
+    """
+    response = error_response(to_api_error(error))
+    request_id: Any = getattr(request.state, "request_id", None)
+    if request_id is not None:
+        response.headers["x-request-id"] = str(request_id)
+    return response
+
+
+def _routing_error(error: HTTPException) -> ApiError:
+    """404 and 405 of the router. Its texts are fixed, so nothing of the request is echoed."""
+    texts = {404: "There is nothing at this path.", 405: "This path does not take this HTTP method."}
+    kind = INVALID_REQUEST if error.status_code < 500 else SERVER_ERROR
+    message = texts.get(error.status_code, "The request could not be handled.")
+    return ApiError(error.status_code, message, kind=kind, headers=dict(error.headers or {}))

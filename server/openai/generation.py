@@ -1,0 +1,160 @@
+"""Runs the choices of one request against the engine and merges what comes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fastapi import Request
+
+import engine.messages as messages
+from engine.errors import InvalidRequestError
+from engine.messages import RequestOutput, TokenLogprob
+from server.detokenize import TextAssembler
+from server.metrics import RequestMetrics
+from server.openai.errors import ApiError
+from server.state import AppState
+
+T = TypeVar("T")
+
+CLIENT_CLOSED_REQUEST = 499
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One sequence to generate.
+
+    Attributes:
+        index: place among the request's choices: prompt number · n + choice number.
+        stops: stop strings.
+    """
+
+    index: int
+    request: messages.Request
+    stops: list[str]
+    include_stop: bool
+    skip_special_tokens: bool
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one engine output meant for one choice.
+
+    Attributes:
+        text: final text since the last delta; may lag behind `token_ids` while a stop string is possible.
+        finish_reason: "stop" or "length" on the last delta.
+        stop_reason: the stop string or token id that ended it.
+    """
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    cached_tokens: int = 0
+
+
+async def run_choices(state: AppState, choices: list[Choice]) -> AsyncGenerator[Delta, None]:
+    """Deltas of all choices as they come; closing the generator aborts what still runs.
+
+    Raises:
+        UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first one that any choice meets.
+    """
+    state.client.admit(len(choices))
+    queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(state, choice, queue)) for choice in choices]
+    unfinished = len(tasks)
+    try:
+        while unfinished:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            unfinished -= item.finish_reason is not None
+            yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, or cancel it when the client goes away.
+
+    Raises:
+        ApiError: 499, which nobody reads, if the client went away first.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(CLIENT_CLOSED_REQUEST, "The client closed the connection.", code="client_closed")
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _pump(state: AppState, choice: Choice, queue: asyncio.Queue[Delta | Exception]) -> None:
+    try:
+        async with aclosing(_run_choice(state, choice)) as deltas:
+            async for delta in deltas:
+                queue.put_nowait(delta)
+    except Exception as error:
+        queue.put_nowait(error)
+
+
+async def _run_choice(state: AppState, choice: Choice) -> AsyncGenerator[Delta, None]:
+    prompt, params = choice.request.prompt_token_ids, choice.request.params
+    decoder = state.tokenizer.stream_decoder(prompt, choice.skip_special_tokens)
+    assembler = TextAssembler(
+        decoder, choice.stops, include_stop=choice.include_stop, min_tokens=params.min_tokens
+    )
+    with state.metrics.request() as metrics:
+        metrics.on_start(len(prompt))
+        async with aclosing(state.client.generate(choice.request)) as outputs:  # type: ignore[type-var]
+            async for output in outputs:
+                delta = _delta(choice, assembler, output, metrics)
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+
+
+def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metrics: RequestMetrics) -> Delta:
+    """Turn one engine output into text, and decide whether a stop string ends the choice here."""
+    if output.finish_reason == "error":
+        text = output.error or "The engine failed on this request."
+        raise (
+            InvalidRequestError(text)
+            if output.invalid
+            else ApiError(500, text, kind="server_error", code="engine")
+        )
+    metrics.on_token(len(output.token_ids))
+    delta = Delta(
+        choice.index,
+        token_ids=output.token_ids,
+        logprobs=output.logprobs or [],
+        prompt_logprobs=output.prompt_logprobs,
+        finish_reason=output.finish_reason,
+        stop_reason=output.stop_token_id,
+        cached_tokens=output.cached_tokens,
+    )
+    for token in output.token_ids:
+        if token != output.stop_token_id or choice.include_stop:
+            delta.text += assembler.push(token)
+    if output.finish_reason is not None:
+        delta.text += assembler.finish()
+    if assembler.stopped_by is not None:
+        delta.finish_reason, delta.stop_reason = "stop", assembler.stopped_by
+    if delta.finish_reason is not None:
+        metrics.on_finish("stop" if delta.finish_reason == "stop" else "length")
+    return delta

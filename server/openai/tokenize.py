@@ -1,0 +1,48 @@
+"""``POST /tokenize`` and ``POST /detokenize``."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from engine.sampling_params import check_token_ids
+from server.openai.body import read_body
+from server.openai.errors import ApiError
+from server.openai.prompts import chat_prompt, encode
+from server.openai.protocol import DetokenizeRequest, TokenizeRequest
+from server.state import State
+
+router = APIRouter()
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request, state: State) -> dict[str, Any]:
+    """Token ids of a text, or of messages through the chat template."""
+    fields = await read_body(request, TokenizeRequest)
+    if (fields.prompt is None) == (fields.messages is None):
+        raise ApiError(400, "Give either prompt or messages.", param="prompt")
+    if fields.messages is not None:
+        rendered = await chat_prompt(
+            fields.messages, fields.add_generation_prompt, state.chat_template, state.tokenizer
+        )
+        ids = rendered.token_ids
+    else:
+        assert fields.prompt is not None
+        ids = await encode(state.tokenizer, fields.prompt, add_special_tokens=fields.add_special_tokens)
+    info = state.client.info
+    length = state.model_config.max_position_embeddings if info is None else info.max_model_len
+    out = {"tokens": ids, "count": len(ids), "max_model_len": length}
+    return (
+        {**out, "token_strs": [state.tokenizer.token_text(i) for i in ids]}
+        if fields.return_token_strs
+        else out
+    )
+
+
+@router.post("/detokenize")
+async def detokenize(request: Request, state: State) -> dict[str, Any]:
+    """Text of token ids."""
+    fields = await read_body(request, DetokenizeRequest)
+    if fields.tokens:
+        check_token_ids("tokens", fields.tokens, state.model_config.vocab_size)
+    return {"prompt": await asyncio.to_thread(state.tokenizer.decode, fields.tokens, False)}
