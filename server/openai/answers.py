@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +14,12 @@ from starlette.responses import JSONResponse
 import engine.messages as messages
 from engine.messages import EngineReady
 from engine.sampling_params import SamplingParams, check_sampling_params
+from server.openai.disconnect import unless_disconnected
 from server.openai.errors import ApiError
-from server.openai.generation import Choice, Delta, unless_disconnected
+from server.openai.generation import Choice, Delta
 from server.openai.prompts import Prompt
 from server.openai.protocol import MAX_SEQUENCES, GenerationFields
-from server.openai.sse import event_stream
+from server.openai.sse import DONE, EventStream, event
 from server.state import AppState
 
 Chunks = AsyncGenerator[dict[str, Any], None]
@@ -101,7 +103,7 @@ def make_choices(
     count = sum(len(group) for group in params)
     if count > MAX_SEQUENCES:
         raise ApiError(400, f"prompts times n is {count}; at most {MAX_SEQUENCES} are allowed.", param="n")
-    stops = [fields.stop] if isinstance(fields.stop, str) else list(fields.stop or ())
+    stops = fields.stop or []
     choices: list[Choice] = []
     for prompt, group in zip(prompts, params, strict=True):
         for one in group:
@@ -127,10 +129,16 @@ def make_choices(
 
 async def respond_streamed(request: Request, chunks: Chunks) -> Response:
     """Answer with events; errors before the first one get their own status."""
-    first = await unless_disconnected(request, anext(chunks))
-    return event_stream(chunks, first)
+    return await unless_disconnected(request.receive, EventStream.open(_events(chunks)))
 
 
-async def respond_whole(request: Request, body: Any) -> Response:
+async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
     """Answer with one object, or abort when the client goes away first."""
-    return JSONResponse(await unless_disconnected(request, body))
+    return JSONResponse(await unless_disconnected(request.receive, body))
+
+
+async def _events(chunks: Chunks) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield event(chunk)
+    yield DONE

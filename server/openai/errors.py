@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGE_CHARS = 1000
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+INTERNAL_ERROR = "internal_error"
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -96,7 +97,7 @@ def to_api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             return ApiError(400, "The request's path or query is malformed.")
         case _:
-            return ApiError(500, "Internal server error.", kind=SERVER_ERROR, code="internal_error")
+            return ApiError(500, "Internal server error.", kind=SERVER_ERROR, code=INTERNAL_ERROR)
 
 
 def engine_error(output: RequestOutput) -> ApiError:
@@ -105,6 +106,12 @@ def engine_error(output: RequestOutput) -> ApiError:
     if output.invalid:
         return ApiError(400, message)
     return ApiError(500, message, kind=SERVER_ERROR, code="engine_error")
+
+
+def log_if_bug(error: Exception) -> None:
+    """Keep the traceback of what the client only sees as an internal error."""
+    if to_api_error(error).code == INTERNAL_ERROR:
+        logger.error("request failed", exc_info=error)
 
 
 def error_response(error: ApiError) -> Response:
@@ -126,8 +133,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
-    if to_api_error(error).status == 500 and not isinstance(error, ApiError | EngineDeadError):
-        logger.error("request failed", exc_info=error)
+    log_if_bug(error)
     return error_response(to_api_error(error))
 
 

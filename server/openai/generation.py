@@ -1,12 +1,9 @@
 """Runs the choices of one request against the engine and merges what comes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-from fastapi import Request
 
 import engine.messages as messages
 from engine.errors import InvalidRequestError
@@ -15,10 +12,6 @@ from server.detokenize import TextAssembler
 from server.metrics import RequestMetrics
 from server.openai.errors import ApiError
 from server.state import AppState
-
-T = TypeVar("T")
-
-CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +71,6 @@ async def run_choices(state: AppState, choices: list[Choice]) -> AsyncGenerator[
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, or cancel it when the client goes away.
-
-    Raises:
-        ApiError: 499, which nobody reads, if the client went away first.
-    """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.create_task(_disconnect(request))
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ApiError(CLIENT_CLOSED_REQUEST, "The client closed the connection.", code="client_closed")
-        return working.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _pump(state: AppState, choice: Choice, queue: asyncio.Queue[Delta | Exception]) -> None:

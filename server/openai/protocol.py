@@ -6,7 +6,7 @@ stop at their first bad item.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 256
@@ -18,17 +18,18 @@ MAX_MESSAGES = 4096
 MAX_LIST = 1024
 
 
-def _kind(value: object) -> str:
-    return "list" if isinstance(value, list) else "str"
+def _stops(value: object) -> list[str]:
+    """One stop string or a list of them, checked by hand: a union would report every alternative."""
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
+        raise ValueError(f"must be a string or a list of at most {MAX_STOPS} strings")
+    if not all(isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
+        raise ValueError(f"each stop must be a string of 1 to {MAX_STOP_CHARS} characters")
+    return stops
 
 
-ShortText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-Stop = Annotated[
-    Annotated[ShortText, Tag("str")]
-    | Annotated[Annotated[list[ShortText], FailFast(), Field(max_length=MAX_STOPS)], Tag("list")],
-    Discriminator(_kind),
-]
-TokenIds = Annotated[list[int], FailFast(), Field(max_length=MAX_LIST)]
+Stops = Annotated[list[str], BeforeValidator(_stops)]
+TokenIds = Annotated[list[int], Field(max_length=MAX_LIST)]
 
 
 class StreamOptions(BaseModel):
@@ -60,7 +61,7 @@ class GenerationFields(BaseModel):
         Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LIST)] | None
     ) = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | None = None
+    stop: Stops | None = None
     stop_token_ids: TokenIds | None = None
     min_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     ignore_eos: bool = False
@@ -108,9 +109,7 @@ class TokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     prompt: str | None = None
-    messages: (
-        Annotated[list[ChatMessage], FailFast(), Field(min_length=1, max_length=MAX_MESSAGES)] | None
-    ) = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False

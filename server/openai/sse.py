@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.openai.disconnect import unless_disconnected
-from server.openai.errors import ClientDisconnectedError, to_api_error
+from server.openai.errors import ClientDisconnectedError, log_if_bug, to_api_error
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ WRITE_STALL_S = 30.0  # a client that takes nothing for so long holds its sequen
 _encoder = msgspec.json.Encoder()
 
 
-def event(data: msgspec.Struct) -> bytes:
+def event(data: object) -> bytes:
     """One event."""
     return b"data: " + _encoder.encode(data) + b"\n\n"
 
@@ -65,15 +65,15 @@ class EventStream(Response):
             try:
                 async for part in self._rest:
                     await _send_part(send, part)
-            except _Stalled:
+            except _StalledError:
                 raise
             except Exception as error:
-                logger.error("stream failed", exc_info=error)
+                log_if_bug(error)
                 await _send_part(send, event(to_api_error(error).body()) + DONE)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class _Stalled(TimeoutError):
+class _StalledError(TimeoutError):
     """The client does not read."""
 
 
@@ -82,4 +82,4 @@ async def _send_part(send: Send, part: bytes) -> None:
         async with asyncio.timeout(WRITE_STALL_S):
             await send({"type": "http.response.body", "body": part, "more_body": True})
     except TimeoutError:
-        raise _Stalled from None
+        raise _StalledError from None
