@@ -7,6 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.config import load_config
+from engine.runner import block_bytes
 from scheduler.loop_layout import LoopLayout
 from tests import oracle
 from tests.engine.harness import Answer, Checkpoint, Driver, checkpoint
@@ -256,13 +258,13 @@ def settle_one(model: Checkpoint, prompt: list[int], block_size: int) -> tuple:
 @pytest.mark.parametrize("params", [{}, SAMPLED], ids=["greedy", "seeded"])
 def test_bits_are_the_same_after_preemption(loops, prefix_caching, params):
     model = model_of(loops, 8, on_hidden=True)
-    core = model.core(
-        max_rows_per_step=16, max_model_len=130, kv_cache_memory=1 << 20, prefix_caching=prefix_caching
-    )
-    least = core.scheduler.layout.blocks_for(130, 16) + 6
-    memory = (1 << 20) // core.scheduler.blocks.num_blocks * (least + 1)
+    layout = model.core().scheduler.layout
+    size = block_bytes(load_config(model.path, {}), layout.block_size, prefix_caching)
     driver = model.driver(
-        max_rows_per_step=16, max_model_len=130, kv_cache_memory=memory, prefix_caching=prefix_caching
+        max_rows_per_step=16,
+        max_model_len=130,
+        kv_cache_memory=size * (layout.blocks_for(130, 16) + 7),
+        prefix_caching=prefix_caching,
     )
     prompts = {f"{number}": prompt_of(30 + number, number) for number in range(4)}
     for name, prompt in prompts.items():
