@@ -36,8 +36,9 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise TokenizerError(f"the chat template doesn't compile: {error}") from None
+        except (jinja2.TemplateError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:MAX_ERROR_CHARS]
+            raise TokenizerError(f"The chat template doesn't compile: {reason}.") from None
         self._special = special
 
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
@@ -50,18 +51,14 @@ class ChatTemplate:
             return self._template.render(
                 messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._special
             )
-        except (
-            jinja2.TemplateError,
-            TypeError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            raise InvalidRequestError(
-                f"The chat template can't render these messages: {str(error)[:MAX_ERROR_CHARS]}.",
-                param="messages",
-            ) from None
+        except jinja2.TemplateError as error:
+            raise _refused(" ".join(str(error).split())[:MAX_ERROR_CHARS]) from None
+        except Exception as error:  # a template is code: it can fail in any way, and only for these messages
+            raise _refused(type(error).__name__) from None
+
+
+def _refused(reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"The chat template can't render these messages: {reason}.", param="messages")
 
 
 def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:

@@ -103,7 +103,6 @@ def make_choices(
     count = sum(len(group) for group in params)
     if count > MAX_SEQUENCES:
         raise ApiError(400, f"prompts times n is {count}; at most {MAX_SEQUENCES} are allowed.", param="n")
-    stops = fields.stop or []
     choices: list[Choice] = []
     for prompt, group in zip(prompts, params, strict=True):
         for one in group:
@@ -112,16 +111,16 @@ def make_choices(
                 request_id=f"{answer.id}-{len(choices)}",
                 prompt_token_ids=prompt.token_ids,
                 params=one,
-                priority=fields.priority,
-                cache_salt=fields.cache_salt,
+                priority=fields.priority or 0,
+                cache_salt=fields.cache_salt or "",
             )
             choices.append(
                 Choice(
                     len(choices),
                     request,
-                    stops,
-                    fields.include_stop_str_in_output,
-                    fields.skip_special_tokens,
+                    fields.stop,
+                    include_stop=bool(fields.include_stop_str_in_output),
+                    skip_special_tokens=fields.skip_special_tokens is not False,
                 )
             )
     return choices

@@ -33,7 +33,7 @@ async def create_chat_completion(request: Request, state: State) -> Response:
     if fields.top_logprobs is not None and not fields.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
     prompt = await chat_prompt(
-        fields.messages, fields.add_generation_prompt, state.chat_template, state.tokenizer
+        fields.messages, fields.add_generation_prompt is not False, state.chat_template, state.tokenizer
     )
     params = _params(state, fields, len(prompt.token_ids), engine.max_model_len)
     answer = Answer.begin("chatcmpl", state.model_name)

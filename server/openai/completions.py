@@ -31,6 +31,10 @@ async def create_completion(request: Request, state: State) -> Response:
     engine = admit(state, fields)
     if fields.best_of is not None and fields.best_of != (fields.n or 1):
         raise ApiError(400, "best_of is not supported; leave it out or make it equal to n.", param="best_of")
+    if fields.max_tokens == 0 and not fields.echo:
+        raise ApiError(400, "max_tokens 0 is only allowed with echo.", param="max_tokens")
+    if fields.suffix and fields.echo:
+        raise ApiError(400, "suffix and echo can't be combined.", param="suffix")
     prompts = await completion_prompts(fields, state.tokenizer, engine.vocab_size)
     params = [_params(state, fields, prompt, engine.max_model_len) for prompt in prompts]
     answer = Answer.begin("cmpl", state.model_name)
@@ -96,8 +100,14 @@ class _Completion:
         self._per_prompt = fields.n or 1
         self._usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
         self._progress = [
-            _Progress(prompts[choice.index // self._per_prompt], CompletionLogprobs()) for choice in choices
+            self._begin(prompts[choice.index // self._per_prompt], choice.skip_special_tokens)
+            for choice in choices
         ]
+
+    def _begin(self, prompt: Prompt, skip_special_tokens: bool) -> _Progress:
+        tokenizer = self._state.tokenizer
+        decoder = tokenizer.stream_decoder(() if self._fields.echo else prompt.token_ids, skip_special_tokens)
+        return _Progress(prompt, CompletionLogprobs(tokenizer, decoder))
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""
@@ -135,9 +145,9 @@ class _Completion:
             if self._fields.echo:
                 text = progress.prompt.text + text
                 for token, entry in zip(progress.prompt.token_ids, delta.prompt_logprobs or (), strict=False):
-                    progress.logprobs.add(self._state.tokenizer, token, entry)
+                    progress.logprobs.add(token, entry)
         for entry in delta.logprobs:
-            progress.logprobs.add(self._state.tokenizer, entry.token_id, entry)
+            progress.logprobs.add(entry.token_id, entry)
         progress.text += text
         progress.finish_reason, progress.stop_reason = delta.finish_reason, delta.stop_reason
         self._usage.count(delta, self._per_prompt)

@@ -6,11 +6,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import engine.messages as messages
-from engine.errors import InvalidRequestError
 from engine.messages import RequestOutput, TokenLogprob
 from server.detokenize import TextAssembler
 from server.metrics import RequestMetrics
-from server.openai.errors import ApiError
+from server.openai.errors import engine_error
 from server.state import AppState
 
 
@@ -101,12 +100,7 @@ async def _run_choice(state: AppState, choice: Choice) -> AsyncGenerator[Delta, 
 def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metrics: RequestMetrics) -> Delta:
     """Turn one engine output into text, and decide whether a stop string ends the choice here."""
     if output.finish_reason == "error":
-        text = output.error or "The engine failed on this request."
-        raise (
-            InvalidRequestError(text)
-            if output.invalid
-            else ApiError(500, text, kind="server_error", code="engine")
-        )
+        raise engine_error(output)
     metrics.on_token(len(output.token_ids))
     delta = Delta(
         choice.index,

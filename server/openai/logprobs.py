@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.messages import TokenLogprob
-from engine.tokenizer import Tokenizer
+from engine.tokenizer import StreamDecoder, Tokenizer
 
 LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON can't say."""
@@ -12,22 +12,28 @@ LEAST_LOGPROB = -9999.0
 
 @dataclass(slots=True)
 class CompletionLogprobs:
-    """Collects completion logprobs; `offset` is where the next token's text begins in the choice's text."""
+    """Collects completion logprobs of one choice.
 
+    Attributes:
+        decoder: of the choice's text. Lengths of single tokens don't add up to it: a character may need several.
+        offset: where the next token's text begins in the choice's text, whatever is withheld for stop strings.
+    """
+
+    tokenizer: Tokenizer
+    decoder: StreamDecoder
     offset: int = 0
     tokens: list[str] = field(default_factory=list)
     token_logprobs: list[float | None] = field(default_factory=list)
     top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
     text_offset: list[int] = field(default_factory=list)
 
-    def add(self, tokenizer: Tokenizer, token_id: int, entry: TokenLogprob | None) -> None:
+    def add(self, token_id: int, entry: TokenLogprob | None) -> None:
         """Append one token; `entry` is None for a prompt's first token, which nothing predicts."""
-        text = tokenizer.token_text(token_id)
-        self.tokens.append(text)
+        self.tokens.append(_name(self.tokenizer, token_id))
         self.token_logprobs.append(None if entry is None else _number(entry.logprob))
-        self.top_logprobs.append(None if entry is None else _top(tokenizer, entry))
+        self.top_logprobs.append(None if entry is None else _top(self.tokenizer, entry))
         self.text_offset.append(self.offset)
-        self.offset += len(text)
+        self.offset += len(self.decoder.push(token_id))
 
     def take(self) -> dict[str, Any]:
         """What was collected since the last call, as OpenAI's object."""
@@ -54,9 +60,18 @@ def _top(tokenizer: Tokenizer, entry: TokenLogprob) -> dict[str, float]:
     """Best first, the token itself always among them with the identical number."""
     top: dict[str, float] = {}
     for token, logprob in [*entry.top, (entry.token_id, entry.logprob)]:
-        text = tokenizer.token_text(token)
+        text = _name(tokenizer, token)
         top[text] = max(top.get(text, LEAST_LOGPROB), _number(logprob))
     return top
+
+
+def _name(tokenizer: Tokenizer, token: int) -> str:
+    """A token's text; for part of a character its bytes, as OpenAI writes them, so that no two look the same."""
+    data = tokenizer.token_bytes(token)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _chat_entry(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:

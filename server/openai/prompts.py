@@ -39,12 +39,13 @@ async def completion_prompts(
         InvalidRequestError: wrong shape, or ids that don't index the embedding.
     """
     given = split_prompts(request.prompt)
-    if request.suffix is not None:
-        return [await _infill(given, request.suffix, tokenizer)]
+    add_special_tokens = request.add_special_tokens is not False
+    if request.suffix:
+        return [await _infill(given, request.suffix, tokenizer, add_special_tokens)]
     prompts = []
     for item in given:
         if isinstance(item, str):
-            ids = await encode(tokenizer, item, add_special_tokens=request.add_special_tokens)
+            ids = await encode(tokenizer, item, add_special_tokens=add_special_tokens)
             text = item
         else:
             ids, text = item, ""
@@ -82,35 +83,20 @@ async def chat_prompt(
     templates to text.
 
     Raises:
-        InvalidRequestError: no template, a template error, or content that is not text.
+        InvalidRequestError: no template, or a template error.
     """
     if template is None:
         raise InvalidRequestError(
             "This model has no chat template; start the server with --chat-template FILE or use /v1/completions.",
             param="messages",
         )
-    plain = [{**(m.model_extra or {}), "role": m.role, "content": text_content(m.content)} for m in messages]
-    text = template.render(plain, add_generation_prompt)
+    text = template.render([_as_turn(message) for message in messages], add_generation_prompt)
     ids = await encode(tokenizer, text, add_special_tokens=False)
     if not ids:
         raise InvalidRequestError(
             "The chat template made an empty prompt of these messages.", param="messages"
         )
     return Prompt(ids, text)
-
-
-def text_content(content: Any) -> str:
-    """A message's content as text; a list of text parts is joined."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(_is_text_part(part) for part in content):
-        return "".join(part["text"] for part in content)
-    raise InvalidRequestError(
-        "content must be a string or a list of {type: 'text', text: …} parts; this model reads text only.",
-        param="messages",
-    )
 
 
 async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -120,7 +106,9 @@ async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -
     return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens)
 
 
-async def _infill(given: list[str | list[int]], suffix: str, tokenizer: Tokenizer) -> Prompt:
+async def _infill(
+    given: list[str | list[int]], suffix: str, tokenizer: Tokenizer, add_special_tokens: bool
+) -> Prompt:
     """Prefix-suffix-middle form (arXiv 2207.14255); special tokens in the user's text stay text."""
     fim = tokenizer.fim
     if fim is None:
@@ -129,11 +117,18 @@ async def _infill(given: list[str | list[int]], suffix: str, tokenizer: Tokenize
         )
     if len(given) != 1 or not isinstance(given[0], str):
         raise InvalidRequestError("suffix needs prompt to be one string.", param="suffix")
-    prefix_ids, suffix_ids = await asyncio.to_thread(
-        lambda text: (tokenizer.encode(text, False, False), tokenizer.encode(suffix, False, False)), given[0]
-    )
-    return Prompt([fim.prefix, *prefix_ids, fim.suffix, *suffix_ids, fim.middle], given[0])
+    prompt = given[0]
+
+    def encode_parts() -> list[int]:
+        before, after = (tokenizer.encode(text, False, parse_special=False) for text in (prompt, suffix))
+        start = tokenizer.encode("", add_special_tokens)
+        return [*start, fim.prefix, *before, fim.suffix, *after, fim.middle]
+
+    return Prompt(await asyncio.to_thread(encode_parts), prompt)
 
 
-def _is_text_part(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+def _as_turn(message: ChatMessage) -> dict[str, str]:
+    """A message as templates know it; most don't know the newer name of the system role."""
+    role = "system" if message.role == "developer" else message.role
+    turn = {"role": role, "content": message.content}
+    return turn if message.name is None else {**turn, "name": message.name}

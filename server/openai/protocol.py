@@ -1,35 +1,32 @@
 """Request bodies: OpenAI's fields with OpenAI's meanings, and the extra sampling fields that peers accept.
 
 Strict types (no "16" for 16, no true for 1) and bounded sizes, so that validation never stalls the event loop. Lists
-stop at their first bad item.
+stop at their first bad item. None means the default, as if the field were left out.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+from server.openai.checks import check_absent, check_content, check_logit_bias, check_stop
 
 MAX_CHOICES = 128
-MAX_PROMPTS = 256
+MAX_PROMPTS = 64
 MAX_SEQUENCES = 256
 """Choices times prompts of one request."""
-MAX_STOPS = 16
-MAX_STOP_CHARS = 256
 MAX_MESSAGES = 4096
 MAX_LIST = 1024
+MAX_DETOKENIZED = 1 << 18
+MAX_NAME_CHARS = 256
 
 
-def _stops(value: object) -> list[str]:
-    """One stop string or a list of them, checked by hand: a union would report every alternative."""
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
-        raise ValueError(f"must be a string or a list of at most {MAX_STOPS} strings")
-    if not all(isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
-        raise ValueError(f"each stop must be a string of 1 to {MAX_STOP_CHARS} characters")
-    return stops
-
-
-Stops = Annotated[list[str], BeforeValidator(_stops)]
-TokenIds = Annotated[list[int], Field(max_length=MAX_LIST)]
+Stops = Annotated[list[str], PlainValidator(check_stop, json_schema_input_type=str | list[str] | None)]
+LogitBias = Annotated[
+    dict[int, float], PlainValidator(check_logit_bias, json_schema_input_type=dict[str, float] | None)
+]
+TokenIds = Annotated[list[int], Field(max_length=MAX_LIST, fail_fast=True)]
+Content = Annotated[str, BeforeValidator(check_content, json_schema_input_type=str | list[dict[str, str]])]
+Absent = Annotated[None, PlainValidator(check_absent, json_schema_input_type=None)]
 
 
 class StreamOptions(BaseModel):
@@ -37,16 +34,16 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class GenerationFields(BaseModel):
-    """What both completion endpoints take. None means the default, as if the field were left out."""
+    """What both completion endpoints take."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True)
 
-    model: Annotated[str, Field(max_length=1024)] | None = None
+    model: str | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -57,18 +54,16 @@ class GenerationFields(BaseModel):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LIST)] | None
-    ) = None
+    logit_bias: LogitBias = {}
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stops | None = None
+    stop: Stops = []
     stop_token_ids: TokenIds | None = None
     min_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
-    ignore_eos: bool = False
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-    cache_salt: Annotated[str, Field(max_length=256)] = ""
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    cache_salt: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
 
 
 class CompletionRequest(GenerationFields):
@@ -80,27 +75,33 @@ class CompletionRequest(GenerationFields):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = None
 
 
 class ChatMessage(BaseModel):
-    """One message; only text content is served."""
+    """One message; only text content is served, and no tool calls."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True)
 
-    role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: Any = None
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+    tool_calls: Absent = None
+    function_call: Absent = None
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
 class ChatCompletionRequest(GenerationFields):
     """Body of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], FailFast(), Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Messages
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
 
 
 class TokenizeRequest(BaseModel):
@@ -108,11 +109,12 @@ class TokenizeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
+    model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    add_special_tokens: bool = True
-    add_generation_prompt: bool = True
-    return_token_strs: bool = False
+    messages: Messages | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool | None = None
 
 
 class DetokenizeRequest(BaseModel):
@@ -120,4 +122,5 @@ class DetokenizeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    tokens: Annotated[list[int], FailFast(), Field(max_length=1 << 20)]
+    model: str | None = None
+    tokens: Annotated[list[int], Field(max_length=MAX_DETOKENIZED, fail_fast=True)]

@@ -6,7 +6,6 @@ A field the client left out takes the model's own default (generation_config.jso
 import secrets
 
 from engine.config import GenerationDefaults
-from engine.errors import InvalidRequestError
 from engine.sampling_params import SEED_BITS, SamplingParams
 from server.openai.protocol import GenerationFields
 
@@ -33,7 +32,7 @@ def sampling_params(
     return SamplingParams(
         max_tokens=max_tokens,
         seed=(seed + choice) % 2**SEED_BITS,
-        min_tokens=min(fields.min_tokens or 0, max_tokens),
+        min_tokens=fields.min_tokens or 0,
         temperature=_first(fields.temperature, defaults.temperature, 1.0),
         top_p=_first(fields.top_p, defaults.top_p, 1.0),
         top_k=max(0, int(_first(fields.top_k, defaults.top_k, 0))),
@@ -41,7 +40,7 @@ def sampling_params(
         repetition_penalty=_first(fields.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty=fields.presence_penalty or 0.0,
         frequency_penalty=fields.frequency_penalty or 0.0,
-        logit_bias=_logit_bias(fields.logit_bias),
+        logit_bias=fields.logit_bias,
         stop_token_ids=tuple(stops),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
@@ -55,11 +54,3 @@ def request_seed(fields: GenerationFields) -> int:
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
-
-
-def _logit_bias(given: dict[str, float] | None) -> dict[int, float]:
-    """JSON has string keys only, so ids come as text."""
-    try:
-        return {int(key): value for key, value in (given or {}).items()}
-    except ValueError:
-        raise InvalidRequestError("logit_bias must map token ids to biases.", param="logit_bias") from None

@@ -23,12 +23,14 @@ async def tokenize(request: Request, state: State) -> dict[str, Any]:
         raise ApiError(400, "Give either prompt or messages.", param="prompt")
     if fields.messages is not None:
         rendered = await chat_prompt(
-            fields.messages, fields.add_generation_prompt, state.chat_template, state.tokenizer
+            fields.messages, fields.add_generation_prompt is not False, state.chat_template, state.tokenizer
         )
         ids = rendered.token_ids
     else:
         assert fields.prompt is not None
-        ids = await encode(state.tokenizer, fields.prompt, add_special_tokens=fields.add_special_tokens)
+        ids = await encode(
+            state.tokenizer, fields.prompt, add_special_tokens=fields.add_special_tokens is not False
+        )
     info = state.client.info
     length = state.model_config.max_position_embeddings if info is None else info.max_model_len
     out = {"tokens": ids, "count": len(ids), "max_model_len": length}

@@ -1,0 +1,65 @@
+"""Hand-written checks of request fields that can be large or have several shapes.
+
+They stop at the first problem and look at a list in C-speed passes: a validator that collects every error of a hostile
+body takes seconds and answers with megabytes. Each raises `ValueError`, which pydantic makes one error of the field.
+"""
+
+import re
+
+from engine.sampling_params import MAX_LOGIT_BIAS
+
+MAX_STOPS = 16  # Continue sends 9; OpenAI's limit of 4 is enforced by no other server
+MAX_STOP_CHARS = 256
+
+_TOKEN_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
+
+
+def check_stop(value: object) -> list[str]:
+    """Stop strings; a single one may come without a list, null is none."""
+    stops = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(stops, list) or not set(map(type, stops)) <= {str}:
+        raise ValueError("must be a string or a list of strings")
+    if len(stops) > MAX_STOPS:
+        raise ValueError(f"may have at most {MAX_STOPS} strings")
+    if not all(0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
+        raise ValueError(f"must hold strings of 1 to {MAX_STOP_CHARS} characters")
+    return stops
+
+
+def check_logit_bias(value: object) -> dict[int, float]:
+    """Bias by token id, which JSON can only write as text; null is none."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("must be an object of token ids to numbers")
+    if len(value) > MAX_LOGIT_BIAS:
+        raise ValueError(f"may have at most {MAX_LOGIT_BIAS} entries")
+    if not all(map(_TOKEN_ID.fullmatch, value)):
+        raise ValueError("must have token ids as keys")
+    if not set(map(type, value.values())) <= {int, float}:
+        raise ValueError("must have numbers as values")
+    return {int(key): float(bias) for key, bias in value.items()}
+
+
+def check_content(value: object) -> str:
+    """The text of a message; text parts are joined as they are, other kinds of parts are refused."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of text parts")
+    return "".join([_text_of(part) for part in value])
+
+
+def check_absent(value: object) -> None:
+    """For fields of messages that may only say nothing."""
+    if value not in (None, [], {}):
+        raise ValueError("is not supported by this server")
+
+
+def _text_of(part: object) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text":
+        raise ValueError("may only have parts of type 'text'; this model reads text only")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise ValueError("has a text part whose 'text' is not a string")
+    return text

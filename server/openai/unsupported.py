@@ -1,0 +1,87 @@
+"""Fields this server knows of but does not have: refused where ignoring them would give a wrong answer.
+
+A request for constrained output that is answered without the constraint looks like success, so everything that looks
+like one is refused. Fields that only label or route a request are accepted. The rest is ignored with a warning, as
+refusing them breaks clients that send more than they need.
+"""
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+
+from engine.errors import InvalidRequestError
+
+logger = logging.getLogger(__name__)
+
+MAX_LABEL_CHARS = 512
+MAX_LABEL_ENTRIES = 16
+MAX_NAMES_LOGGED = 8
+
+LABELS = frozenset(
+    [
+        *("user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
+        *("safety_identifier", "verbosity", "reasoning_effort", "parallel_tool_calls", "request_id"),
+        *("prediction", "session_id"),
+    ]
+)
+
+_CONSTRAINT = re.compile(
+    r"guided_.*|structured_.*|response_(format|schema)|regex|ebnf|grammar|gbnf|lark|json_(schema|object)"
+    r"|choices?|structural_tag|stop_regex|bad_words|allowed_token_ids|logits_processors?"
+)
+_TOOLS = frozenset(["tools", "functions", "tool_choice", "function_call"])
+_REFUSED = frozenset(
+    [
+        *("chat_template", "chat_template_kwargs", "continue_final_message", "documents"),
+        *("prompt_embeds", "prompt_logprobs", "truncate_prompt_tokens", "use_beam_search", "length_penalty"),
+        *("modalities", "audio", "web_search_options", "input_audio", "file", "mm_processor_kwargs"),
+        *("lora", "lora_path", "loops", "num_loops", "loop_budget", "repetition_detection"),
+    ]
+)
+# What a client may say explicitly without asking for anything.
+_NOTHING: tuple[object, ...] = (None, False, "", [], {})
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none",),
+    "function_call": ("none",),
+    "modalities": (["text"],),
+    "length_penalty": (1, 1.0),
+}
+
+
+def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
+    """Look at the fields of a request body that its model does not have.
+
+    Raises:
+        InvalidRequestError: a field asks for something that is not implemented and can't be ignored.
+    """
+    ignored = []
+    # A client that forbids tool calls may still send the tools.
+    no_tools = "none" in (body.get("tool_choice"), body.get("function_call"))
+    for name in body.keys() - known:
+        value = body[name]
+        if value in _NOTHING or value in _NEUTRAL.get(name, ()) or (name in _TOOLS and no_tools):
+            continue
+        if name in _TOOLS or name in _REFUSED or _CONSTRAINT.fullmatch(name):
+            raise InvalidRequestError(
+                f"{name} is not supported by this server.", param=name, code="unsupported_parameter"
+            )
+        if name not in LABELS:
+            ignored.append(name)
+        elif not _is_small(value):
+            raise InvalidRequestError(f"{name} is too long.", param=name)
+    if ignored:
+        shown = [ascii(name[:64]) for name in sorted(ignored)[:MAX_NAMES_LOGGED]]
+        logger.warning("ignored %d unknown request fields: %s", len(ignored), ", ".join(shown))
+
+
+def _is_small(value: object) -> bool:
+    match value:
+        case str():
+            return len(value) <= MAX_LABEL_CHARS
+        case dict():
+            return len(value) <= MAX_LABEL_ENTRIES and all(map(_is_small, (*value, *value.values())))
+        case list():
+            return len(value) <= MAX_LABEL_ENTRIES and all(map(_is_small, value))
+        case _:
+            return True
