@@ -2,10 +2,12 @@
 FROM python:3.11-slim AS build
 WORKDIR /build
 RUN python -m venv /opt/venv
-# The CPU build of torch comes from PyTorch's own index; the version is the one that pyproject.toml pins.
+# By default pip takes PyTorch's CUDA build (several GB). For a small image, name the index of its CPU builds:
+#   docker build --build-arg TORCH_PIP_ARGS="--index-url URL" .
+ARG TORCH_PIP_ARGS=""
 COPY pyproject.toml README.md LICENSE ./
 RUN pin="$(python -c "import tomllib; d = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; print(next(x for x in d if x.startswith('torch==')))")" \
-    && /opt/venv/bin/pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "$pin"
+    && /opt/venv/bin/pip install --no-cache-dir ${TORCH_PIP_ARGS} "$pin"
 COPY server server
 COPY engine engine
 COPY kernels kernels

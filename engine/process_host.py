@@ -25,6 +25,9 @@ from engine.wire import Hello, decode_from_engine, encode
 logger = logging.getLogger(__name__)
 
 ENGINE_MODULE = "engine.engine_process"
+WAITING_THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Compute threads that spin while they wait starve each other on busy cores: a step took 160 ms instead of
+4 when another process used the machine. Read by OpenMP's runtime when torch is loaded; the environment may say otherwise."""
 STOP_GRACE_S = 2.0
 LAST_WORDS_S = 0.1  # how long messages of a dead process may still be on their way
 STACK_DUMP_S = 0.3
@@ -120,7 +123,7 @@ class ProcessHost:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", self._module, address, str(heartbeat_path), str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": _import_path()},
+            env={**WAITING_THREADS_SLEEP, **os.environ, "PYTHONPATH": _import_path()},
             process_group=0,  # the terminal's Ctrl-C is for the API process, which then drains
         )
 

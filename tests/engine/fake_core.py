@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 from engine.errors import InvalidRequestError, ModelError
 from engine.messages import PROTOCOL_VERSION, EngineReady, EngineStats, Request, RequestOutput
@@ -31,14 +32,15 @@ class FakeCore:
 
     @classmethod
     def load(cls, options: EngineOptions, show_progress: bool) -> "FakeCore":
-        """`model_dir` says how to behave: "missing", "broken", "slow-load", "step=SECONDS"."""
-        if options.model_dir == "missing":
+        """The name of `model_dir` says how to behave: "missing", "broken", "slow-load", "step=SECONDS"."""
+        name = Path(options.model_dir).name
+        if name == "missing":
             raise ModelError("No such\nmodel.")
-        if options.model_dir == "broken":
+        if name == "broken":
             raise RuntimeError("loading failed")
-        if options.model_dir == "slow-load":
+        if name == "slow-load":
             time.sleep(60)
-        kind, _, value = options.model_dir.partition("=")
+        kind, _, value = name.partition("=")
         return cls(float(value) if kind == "step" else 0.0)
 
     @property
