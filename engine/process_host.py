@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 ENGINE_MODULE = "engine.engine_process"
 WAITING_THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Compute threads that spin while they wait starve each other on busy cores: a step took 160 ms instead of
-4 when another process used the machine. Read by OpenMP's runtime when torch is loaded; the environment may say otherwise."""
+"""Compute threads that spin while they wait starve each other on busy cores: a decode step took 160 ms instead of 4
+beside another busy process. OpenMP's runtime reads this when torch is loaded; the environment may say otherwise."""
 STOP_GRACE_S = 2.0
 LAST_WORDS_S = 0.1  # how long messages of a dead process may still be on their way
 STACK_DUMP_S = 0.3

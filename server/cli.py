@@ -43,7 +43,7 @@ def _option(field: str, panel: str, metavar: str | None = None) -> Any:
     shown = info.default.human_readable() if isinstance(info.default, ByteSize) else info.default
     return typer.Option(
         f"{name}/--no-{name.removeprefix('--')}" if is_flag else name,
-        help=info.description if unset else f"{info.description} [default: {shown}]",
+        help=info.description if unset else f"{info.description} Default: {shown}.",
         rich_help_panel=panel,
         show_default=False,
         metavar=metavar,
@@ -86,13 +86,18 @@ def serve(
     ] = None,
     threads: Annotated[int | None, _option("threads", ENGINE)] = None,
 ) -> int:
-    """Serve MODEL until SIGTERM or Ctrl-C; a second signal doesn't wait for running requests.
+    """Serve MODEL until SIGTERM or Ctrl-C.
 
-    Every option can also be set by an environment variable: --max-num-seqs by LOOPSERVE_MAX_NUM_SEQS, and so on
-    (--api-key by LOOPSERVE_API_KEYS). Without an API key everybody who reaches the port may use the server; with
-    one, everything but /health and /ready needs it.
+    A signal lets running requests finish; a second one doesn't wait for them.
 
-    Exit codes: 0 after a signal, 2 for a wrong option or model, 70 if the engine kept failing.
+    Every option can also be set by an environment variable: --max-num-seqs
+    by LOOPSERVE_MAX_NUM_SEQS, and so on (--api-key by LOOPSERVE_API_KEYS).
+
+    Without an API key, everybody who reaches the port may use the server;
+    with one, everything but /health and /ready needs it.
+
+    Exit codes: 0 after a signal, 2 for a wrong option or model, 70 if the
+    engine kept failing.
     """
     # The parameters above are for typer; their values are taken by name, so that none can be forgotten here.
     given = {name: value for name, value in context.params.items() if value not in (None, (), [])}

@@ -170,8 +170,9 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
 def _first_problem(error: ValidationError, given: Mapping[str, object]) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    from_environment = name not in given and problem["type"] != "missing"
-    source = ENV_PREFIX + name.upper() if from_environment else option_name(name)
+    if problem["type"] == "missing":
+        return f"{option_name(name)} is required"
+    source = option_name(name) if name in given else ENV_PREFIX + name.upper()
     text = problem["msg"].removeprefix("Value error, ")
     return f"{source}: {text[:1].lower()}{text[1:]}"
 

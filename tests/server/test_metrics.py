@@ -1,0 +1,155 @@
+"""Metrics: what is counted when, and that a Prometheus parser reads it."""
+
+import asyncio
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from engine.messages import EngineReady, EngineStats
+from server.engine_client import EngineState
+from server.engine_metrics import EngineCollector
+from server.http_metrics import HttpMetricsMiddleware, HttpSeries
+from server.metrics import ServerMetrics
+from tests.engine.fake_core import FakeCore
+from tests.server.asgi import call, echo
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeSource:
+    def __init__(self, info: EngineReady | None, stats: EngineStats) -> None:
+        self.info = info
+        self.restarts_total = 2
+        self.state = EngineState.READY
+        self.stats = stats
+        self.in_flight = 4
+
+
+STATS = EngineStats(
+    running=3,
+    waiting=1,
+    blocks_total=100,
+    blocks_used=25,
+    blocks_cached=15,
+    shared_blocks_used=20,
+    window_blocks_used=5,
+    preemptions_total=6,
+    prefix_query_tokens_total=70,
+    prefix_hit_tokens_total=30,
+    steps_total=9,
+    rows_total=[11, 7],
+)
+
+
+def value(metrics: ServerMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"loopserve_{name}", labels)
+
+
+def test_a_completed_request() -> None:
+    clock = Clock()
+    metrics = ServerMetrics("1", clock)
+    with metrics.request() as request:
+        request.on_start(prompt_tokens=12)
+        clock.now = 0.5
+        request.on_token()
+        clock.now = 0.7
+        request.on_token(2)
+        request.on_token(0)
+        clock.now = 1.0
+        request.on_finish("stop")
+        request.on_finish("error")
+    assert value(metrics, "request_success_total", finished_reason="stop") == 1
+    assert value(metrics, "request_success_total", finished_reason="error") == 0
+    assert value(metrics, "request_success_total", finished_reason="abort") == 0
+    assert (value(metrics, "prompt_tokens_total"), value(metrics, "generation_tokens_total")) == (12, 3)
+    assert value(metrics, "time_to_first_token_seconds_sum") == 0.5
+    assert value(metrics, "inter_token_latency_seconds_sum") == pytest.approx(0.1)
+    assert value(metrics, "e2e_request_latency_seconds_sum") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ValueError(), "error"), (asyncio.CancelledError(), "abort"), (GeneratorExit(), "abort")],
+)
+def test_a_request_left_by_an_exception_is_counted(error: BaseException, reason: str) -> None:
+    metrics = ServerMetrics("1")
+    with pytest.raises(type(error)), metrics.request():
+        raise error
+    assert value(metrics, "request_success_total", finished_reason=reason) == 1
+    assert value(metrics, "e2e_request_latency_seconds_count") == 0
+
+
+def test_engine_counts_are_exported_and_everything_parses() -> None:
+    metrics = ServerMetrics("1.2.3")
+    metrics.registry.register(EngineCollector(FakeSource(FakeCore().ready(), STATS)))
+    HttpSeries(metrics.registry)
+    expected = {
+        ("num_requests_running",): 3,
+        ("num_requests_waiting",): 1,
+        ("requests_in_flight",): 4,
+        ("kv_cache_usage_perc",): 0.25,
+        ("kv_cache_blocks", "used"): 25,
+        ("kv_cache_blocks", "cached"): 15,
+        ("kv_cache_blocks", "free"): 60,
+        ("kv_cache_blocks_used", "shared"): 20,
+        ("kv_cache_blocks_used", "window"): 5,
+        ("num_preemptions_total",): 6,
+        ("prefix_cache_queries_total",): 70,
+        ("prefix_cache_hits_total",): 30,
+        ("engine_steps_total",): 9,
+        ("engine_restarts_total",): 2,
+        ("engine_up",): 1,
+        ("rows_total", "0"): 11,
+        ("rows_total", "1"): 7,
+        ("kv_bytes_per_token", "shared"): 100,
+        ("kv_bytes_per_token", "sequential"): 200,
+        ("kv_bytes_per_sequence",): 50,
+    }
+    for families in (
+        list(parse(generate_latest(metrics.registry).decode())),
+        list(parse_openmetrics(generate_openmetrics(metrics.registry).decode())),
+    ):
+        samples = {
+            (sample.name.removeprefix("loopserve_"), *sample.labels.values()): sample.value
+            for family in families
+            for sample in family.samples
+        }
+        assert {key: samples.get(key) for key in expected} == expected
+        assert all(family.name.startswith("loopserve_") for family in families)
+        assert all(family.documentation for family in families)
+
+
+def test_nothing_is_invented_before_the_engine_is_ready() -> None:
+    metrics = ServerMetrics("1")
+    metrics.registry.register(EngineCollector(FakeSource(None, EngineStats())))
+    names = {family.name for family in parse(generate_latest(metrics.registry).decode())}
+    assert "loopserve_kv_bytes_per_token" not in names
+    assert "loopserve_kv_cache_usage_perc" in names
+
+
+def test_http_series_count_failures_and_bound_their_labels() -> None:
+    metrics = ServerMetrics("1")
+    series = HttpSeries(metrics.registry)
+
+    async def broken(scope: object, receive: object, send: object) -> None:
+        raise RuntimeError("broken")
+
+    async def main() -> None:
+        for path in ("/a", "/b"):
+            await call(HttpMetricsMiddleware(echo, series), path)
+        with pytest.raises(RuntimeError):
+            await call(HttpMetricsMiddleware(broken, series))
+
+    asyncio.run(main())
+    labels = {"method": "POST", "path": "unmatched"}
+    assert value(metrics, "http_requests_total", status="200", **labels) == 2
+    assert value(metrics, "http_requests_total", status="500", **labels) == 1
+    assert value(metrics, "http_requests_active") == 0
