@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.make_checkpoint import make_checkpoint, random_config
-from tests.server.played import MAX_MODEL_LEN, VOCAB_SIZE, Played, Script, learn_bytes, says
+from tests.server.played import MAX_MODEL_LEN, VOCAB_SIZE, Played, Script, says
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
     config = random_config(vocab_size=VOCAB_SIZE, max_position_embeddings=MAX_MODEL_LEN)
     make_checkpoint(directory, config, seed=1)
-    learn_bytes(directory)
     return directory
 
 

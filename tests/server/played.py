@@ -24,17 +24,20 @@ from engine.messages import (
     ToEngine,
     TokenLogprob,
 )
-from engine.tokenizer import Tokenizer
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EngineClient
 from server.metrics import ServerMetrics
 from server.settings import Settings
 from server.state import AppState
+from tests.make_checkpoint import byte_level_tokenizer
 
 MAX_MODEL_LEN = 512
 VOCAB_SIZE = 320
 EOS = 2
+
+_TOKENIZER = byte_level_tokenizer(VOCAB_SIZE)
+_TOKENIZER.encode_special_tokens = True
 
 Script = Callable[[Request], Iterable[RequestOutput]]
 
@@ -162,8 +165,8 @@ def events(content: bytes) -> list[dict[str, Any]]:
 
 
 def tokens(text: str) -> list[int]:
-    """Ids of a text in the test checkpoint's tokenizer, one per byte."""
-    return [_ID_OF_BYTE[byte] for byte in text.encode()]
+    """Ids of a text in the test checkpoint's tokenizer: one per byte, none of them special."""
+    return list(_TOKENIZER.encode(text, add_special_tokens=False).ids)
 
 
 def says(text: str, *, stop: bool = True) -> Script:
@@ -216,19 +219,3 @@ def _prompt_logprobs(request: Request) -> list[TokenLogprob | None] | None:
     if count is None:
         return None
     return [None, *(logprob_of(token, count) for token in request.prompt_token_ids[1:])]
-
-
-def load_tokenizer(checkpoint: Path) -> Tokenizer:
-    return Tokenizer.load(checkpoint)
-
-
-_ID_OF_BYTE: dict[int, int] = {}
-
-
-def learn_bytes(checkpoint: Path) -> None:
-    """Fill the table behind `tokens` from the checkpoint's tokenizer."""
-    tokenizer = Tokenizer.load(checkpoint)
-    for token_id in range(tokenizer.vocab_size):
-        data = tokenizer.token_bytes(token_id)
-        if len(data) == 1:
-            _ID_OF_BYTE[data[0]] = token_id
