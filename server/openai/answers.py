@@ -17,6 +17,7 @@ from engine.sampling_params import SamplingParams, check_sampling_params
 from server.openai.disconnect import unless_disconnected
 from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta
+from server.openai.models import check_model
 from server.openai.prompts import Prompt
 from server.openai.protocol import MAX_SEQUENCES, GenerationFields
 from server.openai.sse import DONE, EventStream, event
@@ -78,18 +79,18 @@ def admit(state: AppState, fields: GenerationFields) -> EngineReady:
         UnavailableError: not now.
         ApiError: another model's name (404), or options that don't go together (400).
     """
-    if fields.model is not None and fields.model != state.model_name:
-        raise ApiError(
-            404,
-            f"The model {fields.model[:200]!r} does not exist; this server has {state.model_name!r}.",
-            param="model",
-            code="model_not_found",
-        )
+    check_model(state, fields.model)
     if fields.stream_options is not None and not fields.stream:
         raise ApiError(400, "stream_options needs stream to be true.", param="stream_options")
     state.client.admit(1)
     assert state.client.info is not None
     return state.client.info
+
+
+def end_tokens(state: AppState) -> tuple[int, ...]:
+    """Ids that end an answer: the model's, and the tokenizer's own, which some configurations leave out."""
+    own = state.tokenizer.eos_token_id
+    return tuple(dict.fromkeys([*state.model_config.eos_token_ids, *([] if own is None else [own])]))
 
 
 def make_choices(

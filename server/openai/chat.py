@@ -9,7 +9,16 @@ from fastapi.responses import Response
 
 from engine.messages import TokenLogprob
 from engine.sampling_params import SamplingParams, check_context_length
-from server.openai.answers import Answer, Chunks, Usage, admit, make_choices, respond_streamed, respond_whole
+from server.openai.answers import (
+    Answer,
+    Chunks,
+    Usage,
+    admit,
+    end_tokens,
+    make_choices,
+    respond_streamed,
+    respond_whole,
+)
 from server.openai.body import read_body
 from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta, run_choices
@@ -56,7 +65,7 @@ def _params(
         sampling_params(
             fields,
             state.generation_defaults,
-            state.model_config.eos_token_ids,
+            end_tokens(state),
             max_tokens=max_tokens,
             choice=choice,
             seed=seed,

@@ -8,10 +8,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from engine.sampling_params import SamplingParams, check_context_length
-from server.openai.answers import Answer, Chunks, Usage, admit, make_choices, respond_streamed, respond_whole
+from server.openai.answers import (
+    Answer,
+    Chunks,
+    Usage,
+    admit,
+    end_tokens,
+    make_choices,
+    respond_streamed,
+    respond_whole,
+)
 from server.openai.body import read_body
 from server.openai.errors import ApiError
-from server.openai.generation import Choice, Delta, run_choices
+from server.openai.generation import DECODER_CONTEXT, Choice, Delta, run_choices
 from server.openai.logprobs import CompletionLogprobs
 from server.openai.prompts import Prompt, completion_prompts
 from server.openai.protocol import CompletionRequest
@@ -59,7 +68,7 @@ def _params(
         sampling_params(
             fields,
             state.generation_defaults,
-            state.model_config.eos_token_ids,
+            end_tokens(state),
             max_tokens=max_tokens,
             choice=choice,
             seed=seed,
@@ -106,7 +115,9 @@ class _Completion:
 
     def _begin(self, prompt: Prompt, skip_special_tokens: bool) -> _Progress:
         tokenizer = self._state.tokenizer
-        decoder = tokenizer.stream_decoder(() if self._fields.echo else prompt.token_ids, skip_special_tokens)
+        decoder = tokenizer.stream_decoder(
+            () if self._fields.echo else prompt.token_ids[-DECODER_CONTEXT:], skip_special_tokens
+        )
         return _Progress(prompt, CompletionLogprobs(tokenizer, decoder))
 
     async def whole(self) -> dict[str, Any]:

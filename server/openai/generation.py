@@ -12,6 +12,9 @@ from server.metrics import RequestMetrics
 from server.openai.errors import engine_error
 from server.state import AppState
 
+DECODER_CONTEXT = 64
+"""Prompt tokens that a decoder looks at; all of a long prompt, for each of many choices, would hold up the loop."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -83,7 +86,7 @@ async def _pump(state: AppState, choice: Choice, queue: asyncio.Queue[Delta | Ex
 
 async def _run_choice(state: AppState, choice: Choice) -> AsyncGenerator[Delta, None]:
     prompt, params = choice.request.prompt_token_ids, choice.request.params
-    decoder = state.tokenizer.stream_decoder(prompt, choice.skip_special_tokens)
+    decoder = state.tokenizer.stream_decoder(prompt[-DECODER_CONTEXT:], choice.skip_special_tokens)
     assembler = TextAssembler(
         decoder, choice.stops, include_stop=choice.include_stop, min_tokens=params.min_tokens
     )

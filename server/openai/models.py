@@ -9,6 +9,8 @@ from server.state import AppState, State
 
 router = APIRouter()
 
+MAX_NAME_SHOWN = 200
+
 
 @router.get("/v1/models")
 async def list_models(state: State) -> dict[str, Any]:
@@ -19,11 +21,23 @@ async def list_models(state: State) -> dict[str, Any]:
 @router.get("/v1/models/{model_id:path}")
 async def get_model(model_id: str, state: State) -> dict[str, Any]:
     """One model by its id."""
-    if model_id != state.model_name:
-        raise ApiError(
-            404, f"The model {model_id[:200]!r} does not exist.", param="model", code="model_not_found"
-        )
+    check_model(state, model_id)
     return _card(state)
+
+
+def check_model(state: AppState, name: str | None) -> None:
+    """Refuse requests for another model; no name means the one that is served.
+
+    Raises:
+        ApiError: 404.
+    """
+    if name is not None and name != state.model_name:
+        raise ApiError(
+            404,
+            f"The model {name[:MAX_NAME_SHOWN]!r} does not exist; this server has {state.model_name!r}.",
+            param="model",
+            code="model_not_found",
+        )
 
 
 def _card(state: AppState) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        text: as given, or decoded from the ids; what `echo` repeats.
+        text: what `echo` repeats: the text as given, or decoded from ids when that is asked for.
     """
 
     token_ids: list[int]
@@ -48,9 +48,10 @@ async def completion_prompts(
             ids = await encode(tokenizer, item, add_special_tokens=add_special_tokens)
             text = item
         else:
-            ids, text = item, ""
+            check_token_ids("prompt", item, vocab_size)
+            ids, text = item, tokenizer.decode(item) if request.echo else ""
         check_token_ids("prompt", ids, vocab_size)
-        prompts.append(Prompt(ids, text or tokenizer.decode(ids)))
+        prompts.append(Prompt(ids, text))
     return prompts
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from engine.sampling_params import check_token_ids
 from server.openai.body import read_body
 from server.openai.errors import ApiError
+from server.openai.models import check_model
 from server.openai.prompts import chat_prompt, encode
 from server.openai.protocol import DetokenizeRequest, TokenizeRequest
 from server.state import State
@@ -19,6 +20,7 @@ router = APIRouter()
 async def tokenize(request: Request, state: State) -> dict[str, Any]:
     """Token ids of a text, or of messages through the chat template."""
     fields = await read_body(request, TokenizeRequest)
+    check_model(state, fields.model)
     if (fields.prompt is None) == (fields.messages is None):
         raise ApiError(400, "Give either prompt or messages.", param="prompt")
     if fields.messages is not None:
@@ -45,6 +47,7 @@ async def tokenize(request: Request, state: State) -> dict[str, Any]:
 async def detokenize(request: Request, state: State) -> dict[str, Any]:
     """Text of token ids."""
     fields = await read_body(request, DetokenizeRequest)
+    check_model(state, fields.model)
     if fields.tokens:
         check_token_ids("tokens", fields.tokens, state.model_config.vocab_size)
     return {"prompt": await asyncio.to_thread(state.tokenizer.decode, fields.tokens, False)}
