@@ -98,12 +98,12 @@ def test_environment_is_named_as_the_source(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_keys_from_environment_and_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("LOOPSERVE_API_KEYS", "one, two")
+    monkeypatch.setenv("LOOPSERVE_API_KEYS", "first-key, two")
     file = tmp_path / "keys"
     file.write_text("three\n\n four \n")
     settings = load_settings({"model": "m", "api_key_file": file})
-    assert settings.all_api_keys() == ("one", "two", "three", "four")
-    assert "one" not in repr(settings)
+    assert settings.all_api_keys() == ("first-key", "two", "three", "four")
+    assert "first-key" not in repr(settings)
 
 
 def test_set_but_empty_keys_do_not_open_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
