@@ -100,6 +100,7 @@ class Played:
     checkpoint: Path
     script: Script
     ready: bool = True
+    served_name: str = "tiny"
     settings: dict[str, Any] = field(default_factory=dict)
     host: PlayedHost = field(init=False)
     change: Callable[[AppState], AppState] = lambda state: state
@@ -109,7 +110,9 @@ class Played:
 
     def state(self) -> AppState:
         self.host = PlayedHost(self.script, ready=self.ready)
-        state = build_state(Settings(model=str(self.checkpoint), served_model_name="tiny", **self.settings))
+        state = build_state(
+            Settings(model=str(self.checkpoint), served_model_name=self.served_name, **self.settings)
+        )
         client = EngineClient(
             lambda: self.host,
             ServerMetrics("0"),
