@@ -19,7 +19,7 @@ from server.openai.answers import (
     respond_streamed,
     respond_whole,
 )
-from server.openai.body import read_body
+from server.openai.body import read_body, request_body
 from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta, run_choices
 from server.openai.logprobs import chat_logprobs
@@ -34,7 +34,7 @@ KIND = "chat.completion"
 CHUNK_KIND = "chat.completion.chunk"
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", openapi_extra=request_body(ChatCompletionRequest))
 async def create_chat_completion(request: Request, state: State) -> Response:
     """Answer a conversation, `n` times."""
     fields = await read_body(request, ChatCompletionRequest)

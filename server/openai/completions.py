@@ -18,7 +18,7 @@ from server.openai.answers import (
     respond_streamed,
     respond_whole,
 )
-from server.openai.body import read_body
+from server.openai.body import read_body, request_body
 from server.openai.errors import ApiError
 from server.openai.generation import DECODER_CONTEXT, Choice, Delta, run_choices
 from server.openai.logprobs import CompletionLogprobs
@@ -33,7 +33,7 @@ DEFAULT_MAX_TOKENS = 16
 KIND = "text_completion"
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", openapi_extra=request_body(CompletionRequest))
 async def create_completion(request: Request, state: State) -> Response:
     """Complete one or more prompts, `n` times each."""
     fields = await read_body(request, CompletionRequest)

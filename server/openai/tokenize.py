@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from engine.sampling_params import check_token_ids
-from server.openai.body import read_body
+from server.openai.body import read_body, request_body
 from server.openai.errors import ApiError
 from server.openai.models import check_model
 from server.openai.prompts import chat_prompt, encode
@@ -16,7 +16,7 @@ from server.state import State
 router = APIRouter()
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", openapi_extra=request_body(TokenizeRequest))
 async def tokenize(request: Request, state: State) -> dict[str, Any]:
     """Token ids of a text, or of messages through the chat template."""
     fields = await read_body(request, TokenizeRequest)
@@ -43,7 +43,7 @@ async def tokenize(request: Request, state: State) -> dict[str, Any]:
     )
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", openapi_extra=request_body(DetokenizeRequest))
 async def detokenize(request: Request, state: State) -> dict[str, Any]:
     """Text of token ids."""
     fields = await read_body(request, DetokenizeRequest)
