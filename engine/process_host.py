@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 ENGINE_MODULE = "engine.engine_process"
 BRIEF_SPINNING = {"GOMP_SPINCOUNT": "30000"}
-"""Compute threads that wait spin so often before they sleep. OpenMP's default is ten times more: beside a busy process a
-decode step of the demo model then took 160 ms instead of 3, while this costs 5 % on an idle machine. Read when torch is
+"""How long waiting compute threads spin before they sleep. OpenMP's default is ten times more: beside a busy process
+a decode step of the demo model then took 160 ms instead of 3; this costs 5 % on an idle machine. Read when torch is
 loaded; the environment may say otherwise."""
 STOP_GRACE_S = 2.0
 LAST_WORDS_S = 0.1  # how long messages of a dead process may still be on their way
