@@ -41,6 +41,8 @@ class Linear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to ``[rows, in_features]``; returns ``[rows, out_features]``."""
         rows = x.shape[0]
+        if rows == 0:
+            return x.new_empty(0, self.out_features)
         if rows >= self.min_rows:
             return self._product(x)
         return self._product(functional.pad(x, (0, 0, 0, self.min_rows - rows)))[:rows]
