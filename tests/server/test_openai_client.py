@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -114,23 +115,20 @@ def test_prompt_only(client: OpenAI) -> None:
 
 
 def test_the_stream_helper_understands_chat_chunks(client: OpenAI) -> None:
-    messages = [{"role": "user", "content": "hi"}]
-    with client.chat.completions.stream(
-        model="tiny",
-        messages=messages,  # type: ignore[arg-type]
-        max_tokens=8,
-        temperature=0,
-        stream_options={"include_usage": True},
-    ) as stream:
+    common: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+    free = client.chat.completions.create(**common).choices[0].message.content
+    assert free
+    common["stop"] = free[len(free) // 2]  # the helper refuses answers that were cut by their length
+    whole = client.chat.completions.create(**common)
+    with client.chat.completions.stream(**common, stream_options={"include_usage": True}) as stream:
         for _ in stream:
             pass
         final = stream.get_final_completion()
-    whole = client.chat.completions.create(
-        model="tiny",
-        messages=messages,  # type: ignore[arg-type]
-        max_tokens=8,
-        temperature=0,
-    )
     assert final.choices[0].message.content == whole.choices[0].message.content
     assert final.usage is not None
     assert whole.usage is not None
