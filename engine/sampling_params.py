@@ -123,7 +123,7 @@ def check_context_length(prompt_tokens: int, max_tokens: int, max_model_len: int
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # false for NaN too
         raise InvalidRequestError(f"{name} must be between {low} and {high}, got {value}.", param=name)
 
 
