@@ -94,9 +94,16 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
         seconds = time.monotonic() - started if working else 0.0
         # `was_working` reports the change to idle that an abort makes without a step.
         if working or was_working or outputs:
-            send(StepOutputs(outputs, msgspec.structs.replace(core.stats(), step_seconds=seconds)))
+            send(StepOutputs(outputs, _stats(core, seconds)))
         was_working = working
         beat()
+
+
+def _stats(core: Core, step_seconds: float) -> EngineStats:
+    """The core's stats; without a step, its last step's admissions were reported before and must not count twice."""
+    stats = core.stats()
+    admitted = stats.admitted if step_seconds else []
+    return msgspec.structs.replace(stats, step_seconds=step_seconds, admitted=admitted)
 
 
 def _apply(core: Core, message: Request | Abort) -> list[RequestOutput]:

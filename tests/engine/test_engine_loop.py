@@ -81,6 +81,7 @@ def test_abort_stops_output_and_reports_idle() -> None:
     assert len(script.outputs) == 1
     assert script.steps[-1].stats.running == 0
     assert script.steps[-1].stats.step_seconds == 0
+    assert [step.stats.admitted for step in script.steps] == [["a"], []], "an admission is reported once"
 
 
 def test_exception_in_step_is_fatal_and_says_so() -> None:
