@@ -215,16 +215,17 @@ def test_no_orphan_when_the_parent_is_killed(model_dir: str) -> None:
         "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
-    ) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        time.sleep(1.0)
-        assert is_alive(child)
-        parent.kill()
-    assert asyncio.run(gone(child)), "the engine outlived the API process"
+    with tempfile.TemporaryDirectory(prefix="ls") as directory:  # a killed parent can't remove its own
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": directory}
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+        ) as parent:
+            assert parent.stdout is not None
+            child = int(parent.stdout.readline())
+            time.sleep(1.0)
+            assert is_alive(child)
+            parent.kill()
+        assert asyncio.run(gone(child)), "the engine outlived the API process"
 
 
 def test_ctrl_c_and_term_do_not_reach_the_engine() -> None:
