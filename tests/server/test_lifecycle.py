@@ -204,6 +204,8 @@ def test_a_hung_engine_is_replaced(start: Start) -> None:
         server.wait_for(200)
         assert server.complete(65).status_code == 200
         assert "loopserve_engine_restarts_total 1.0" in server.get("/metrics").text
+        server.stop()
+        assert server.exit_code() == 0
 
 
 def test_a_hung_thread_makes_the_server_unready(start: Start) -> None:
