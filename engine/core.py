@@ -7,15 +7,13 @@ thread, a process, a test, a simulation) calls `add` and `abort` between steps.
 import logging
 from dataclasses import dataclass, field
 
-import torch
-
 from engine.errors import InvalidRequestError
 from engine.loading import LoadedModel, load_model
 from engine.messages import EngineReady, EngineStats, Request, RequestOutput, TokenLogprob
 from engine.options import EngineOptions
 from engine.row_batch import LogitRow
 from engine.runner import StepLogits
-from engine.sampler import SamplingState, sample, token_logprob
+from engine.sampler import Draw, KnownToken, Sample, SamplingState, sample_step
 from engine.sampling_params import check_context_length, check_sampling_params, check_token_ids
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
@@ -55,6 +53,12 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
+        """Whether there is something to step for.
+
+        Raises:
+            EngineDeadError: a process that holds a part of the model is gone; an idle engine must notice, too.
+        """
+        self.model.runner.followers.check()
         return self.scheduler.has_work
 
     def ready(self) -> EngineReady:
@@ -81,7 +85,9 @@ class EngineCore:
             priority=request.priority,
             every_position=params.prompt_logprobs is not None,
         )
-        sampling = SamplingState.begin(params, prompt, self.model.config.vocab_size)
+        sampling = SamplingState.begin(
+            params, prompt, self.model.config.vocab_size, self.model.runner.staging.device
+        )
         self.active[request.request_id] = ActiveRequest(request, sequence, sampling, [None] * len(prompt))
         self.scheduler.add(sequence)
 
@@ -99,12 +105,12 @@ class EngineCore:
             return []
         result = self.model.runner.run(plan)
         self._count_rows(plan)
-        self._keep_prompt_logprobs(result)
-        newest = [(i, row) for i, row in enumerate(result.rows) if row.position == len(row.sequence) - 1]
-        sampled = {row.sequence: self._sample(row, result.logits[i]) for i, row in newest}
-        new_tokens = {sequence: token for sequence, token in sampled.items() if token is not None}
+        sampled = self._sample(result)
+        new_tokens = {
+            sequence: s.token for sequence, s in sampled.items() if s is not None and s.token is not None
+        }
         self.scheduler.commit(plan, new_tokens)
-        return [self._output(row.sequence, sampled[row.sequence], result.logits[i]) for i, row in newest]
+        return [self._output(sequence, sample) for sequence, sample in sampled.items()]
 
     def stats(self) -> EngineStats:
         """Counts after the last step."""
@@ -133,32 +139,44 @@ class EngineCore:
         for segment in plan.segments:
             self.rows_total[segment.loop] += segment.num_rows
 
-    def _keep_prompt_logprobs(self, result: StepLogits) -> None:
-        """Collect logprobs of prompt tokens; a preempted prompt overwrites its own with the same values."""
-        for i, row in enumerate(result.rows):
-            active = self.active[row.sequence.sequence_id]
-            wanted = active.request.params.prompt_logprobs
-            target = row.position + 1
-            if row.sequence.every_position and wanted is not None and target < row.sequence.num_prompt_tokens:
-                token = row.sequence.tokens[target]
-                active.prompt_logprobs[target] = token_logprob(result.logits[i], token, wanted)
+    def _sample(self, result: StepLogits) -> dict[Sequence, Sample | None]:
+        """What each sequence gets that the step brought to its newest token; None if it wants no tokens."""
+        newest = {
+            row.sequence: i for i, row in enumerate(result.rows) if row.position == len(row.sequence) - 1
+        }
+        states = {sequence: self.active[sequence.sequence_id].sampling for sequence in newest}
+        drawing = [sequence for sequence, state in states.items() if state.params.max_tokens > 0]
+        owed = [
+            (row, known) for i, row in enumerate(result.rows) if (known := self._owed(i, row)) is not None
+        ]
+        samples, logprobs = sample_step(
+            result.logits,
+            [Draw(newest[sequence], states[sequence]) for sequence in drawing],
+            [known for _, known in owed],
+        )
+        # a preempted prompt overwrites its own with the same values
+        for (row, _), logprob in zip(owed, logprobs, strict=True):
+            self.active[row.sequence.sequence_id].prompt_logprobs[row.position + 1] = logprob
+        for sequence, sample in zip(drawing, samples, strict=True):
+            if sample.token is not None:
+                states[sequence].count(sample.token)
+        given = dict(zip(drawing, samples, strict=True))
+        return {sequence: given.get(sequence) for sequence in newest}
 
-    def _sample(self, row: LogitRow, logits: torch.Tensor) -> int | None:
-        """The sequence's next token; None if it wants none or the logits are broken."""
-        active = self.active[row.sequence.sequence_id]
-        if active.request.params.max_tokens == 0:
+    def _owed(self, index: int, row: LogitRow) -> KnownToken | None:
+        """The prompt token after `row`, number `index` of the step's logits, if its logprob was asked for."""
+        sequence, target = row.sequence, row.position + 1
+        wanted = self.active[sequence.sequence_id].request.params.prompt_logprobs
+        if wanted is None or not sequence.every_position or target >= sequence.num_prompt_tokens:
             return None
-        token = sample(logits, active.sampling)
-        if token is not None:
-            active.sampling.count(token)
-        return token
+        return KnownToken(index, sequence.tokens[target], wanted)
 
-    def _output(self, sequence: Sequence, token: int | None, logits: torch.Tensor) -> RequestOutput:
+    def _output(self, sequence: Sequence, sample: Sample | None) -> RequestOutput:
         """Report a sequence's step and end the sequence if this was its last."""
         active = self.active[sequence.sequence_id]
-        params = active.request.params
+        token = None if sample is None else sample.token
         error = None
-        if token is None and params.max_tokens > 0:
+        if sample is not None and token is None:
             error = "The model produced values that are not numbers for this request."
             finish_reason: str | None = "error"
         else:
@@ -166,9 +184,7 @@ class EngineCore:
         output = RequestOutput(
             request_id=sequence.sequence_id,
             token_ids=[] if token is None else [token],
-            logprobs=None
-            if params.logprobs is None or token is None
-            else [token_logprob(logits, token, params.logprobs)],
+            logprobs=None if sample is None or sample.logprob is None else [sample.logprob],
             prompt_logprobs=active.prompt_logprobs if sequence.every_position else None,
             finish_reason=finish_reason,
             stop_token_id=token if finish_reason == "stop" else None,

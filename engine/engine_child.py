@@ -1,17 +1,16 @@
 """The engine process from the inside: connect, load, loop. Torch-free; the core comes as a function that loads it."""
 
 import contextlib
-import ctypes
 import faulthandler
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
+from engine.child_process import die_with, leave_signals_to_parent
 from engine.engine_loop import Core, run_engine
 from engine.heartbeat import Heartbeat
 from engine.messages import PROTOCOL_VERSION, EngineFailed, FromEngine, Shutdown, ToEngine
@@ -20,7 +19,6 @@ from engine.wire import Hello, decode_hello, decode_to_engine, encode
 
 HELLO_TIMEOUT_S = 30.0
 LAST_WORDS_MS = 1000  # how long an ending engine waits for its last message to leave
-PR_SET_PDEATHSIG = 1
 
 Load = Callable[[EngineOptions, bool], Core]
 
@@ -36,8 +34,8 @@ def child_main(arguments: list[str], load: Load) -> int:
         The exit code.
     """
     address, heartbeat_path, parent = arguments[0], Path(arguments[1]), int(arguments[2])
-    _leave_signals_to_parent()
-    _die_with(parent)
+    leave_signals_to_parent()
+    die_with(parent)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     context = zmq.Context()
@@ -90,20 +88,3 @@ class _Link:
                 while True:
                     messages.append(decode_to_engine(self._socket.recv(zmq.NOBLOCK)))
         return messages
-
-
-def _leave_signals_to_parent() -> None:
-    """Ctrl-C and a service manager signal every process of the group, but draining needs the engine alive."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, also during a long load or step.
-
-    Linux only; elsewhere the loop notices between two steps.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call above
-        sys.exit(1)

@@ -1,19 +1,12 @@
-"""From options to a model that is ready to run: weights, block pool, scheduler, runner."""
+"""From options to a model that is ready to run: ranks, block pool, scheduler, runner."""
 
 import logging
-import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-import numba
-import psutil
-import torch
-from tqdm import tqdm
-
-from engine.checkpoint import Checkpoint, load_tensors, open_checkpoint
-from engine.config import ModelConfig, load_config, parameter_count
-from engine.errors import ConfigError, ModelError
+from engine.config import ModelConfig, parameter_count
+from engine.decode_graphs import CudaGraphCapture, DecodeLimits
+from engine.errors import ModelError
+from engine.followers import Followers
 from engine.kv_arithmetic import (
     carry_bytes_per_sequence,
     sequential_bytes_per_token,
@@ -21,19 +14,14 @@ from engine.kv_arithmetic import (
     window_bytes_per_sequence,
 )
 from engine.messages import PROTOCOL_VERSION, EngineReady
-from engine.model import LoopedModel
 from engine.options import EngineOptions
+from engine.rank_link import CacheSize
+from engine.rank_loading import LoadedRank, LoadPlan, load_rank, plan_load
 from engine.runner import ModelRunner, block_bytes
-from engine.weights import ModelWeights, build_weights
-from kernels.registry import attention_backend
-from kernels.warm_up import compile_kernels
-from scheduler.loop_layout import LoopLayout
+from kernels.interface import KernelBackend
 from scheduler.scheduler import Scheduler, SchedulerLimits
 
 logger = logging.getLogger(__name__)
-
-FREE_MEMORY_SHARE = 0.3
-"""Share of the memory left after loading that the block pool takes by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,90 +36,55 @@ class LoadedModel:
 
 
 def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
-    """Load a checkpoint and size the cache.
+    """Load a checkpoint and size the cache; with tensor parallelism, also start the other ranks.
 
     Raises:
         ModelError: the model or an option can't be served.
+        EngineDeadError: another rank failed.
     """
-    _set_threads(options.threads)
-    model_dir = Path(options.model_dir)
-    config = load_config(model_dir, options.model_overrides)
-    wanted_len = _wanted_model_len(config, options)
-    _check_row_budget(config, options)
-    weights = _load_weights(open_checkpoint(model_dir, config), config, show_progress)
-    layout = LoopLayout(
-        config.loops.num_loops,
-        config.loops.offset,
-        config.loops.window,
-        config.num_layers,
-        options.block_size,
-    )
-    scheduler = _make_scheduler(config, layout, options, wanted_len)
-    max_model_len = _fitting_model_len(scheduler, options, wanted_len)
-    model = LoopedModel(config, weights, attention_backend(options.attention_backend), max_model_len)
-    compile_kernels()
-    runner = ModelRunner(
-        model, layout, scheduler.blocks.num_blocks, scheduler.carries.capacity, options.prefix_caching
-    )
-    ready = _describe(config, options, scheduler, max_model_len)
-    _log(options, config, ready)
-    return LoadedModel(config, runner, scheduler, max_model_len, ready)
+    plan = plan_load(options, rank=0)
+    followers = Followers.start(options)
+    try:
+        return _load_with(followers, plan, show_progress)
+    except BaseException:
+        followers.close()
+        raise
 
 
-def _set_threads(threads: int | None) -> None:
-    count = threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(count)
-    numba.set_num_threads(min(count, numba.get_num_threads()))
+def _load_with(followers: Followers, plan: LoadPlan, show_progress: bool) -> LoadedModel:
+    options, placement = plan.options, plan.placement
+    rank = load_rank(plan, followers.join(options, placement.device), show_progress)
+    # This rank's last, when all have loaded: ranks on the CPU take from the same memory.
+    memory = min([*followers.free_memory(), rank.free_memory()])
+    scheduler = _make_scheduler(rank, memory)
+    max_model_len = _fitting_model_len(scheduler, options, plan.max_model_len)
+    size = CacheSize(scheduler.blocks.num_blocks, scheduler.carries.capacity, max_model_len)
+    followers.make_caches(size)
+    runner = rank.make_runner(size, followers)
+    if placement.captures_graphs and options.cuda_graphs and options.tensor_parallel_size == 1:
+        runner.capture_graphs(_decode_limits(plan, rank.kernels, max_model_len), CudaGraphCapture())
+    ready = _describe(plan, scheduler, max_model_len)
+    _log(options, plan.config, ready)
+    return LoadedModel(plan.config, runner, scheduler, max_model_len, ready)
 
 
-def _wanted_model_len(config: ModelConfig, options: EngineOptions) -> int:
-    most = config.max_position_embeddings
-    if options.max_model_len is None:
-        return most
-    if options.max_model_len > most and config.rope_scaling.kind != "dynamic":
-        raise ConfigError(
-            f"--max-model-len {options.max_model_len} is above the model's max_position_embeddings ({most}); "
-            "positions beyond it are out of the model's range"
-        )
-    return options.max_model_len
+def _make_scheduler(rank: LoadedRank, free_memory: int) -> Scheduler:
+    """Size the pool: the memory given, but no more than every sequence at full length could use.
 
-
-def _check_row_budget(config: ModelConfig, options: EngineOptions) -> None:
-    least = options.max_num_seqs * config.loops.num_loops
-    if options.max_rows_per_step < least:
-        raise ModelError(
-            f"--max-rows-per-step {options.max_rows_per_step} is too small: {options.max_num_seqs} sequences of "
-            f"{config.loops.num_loops} loops need at least {least}; raise it or lower --max-num-seqs"
-        )
-
-
-def _load_weights(checkpoint: Checkpoint, config: ModelConfig, show_progress: bool) -> ModelWeights:
-    with tqdm(
-        desc="Loading weights",
-        unit="tensor",
-        file=sys.stderr,
-        disable=not show_progress or not sys.stderr.isatty(),
-    ) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return build_weights(config, load_tensors(checkpoint, torch.float32, progress))
-
-
-def _make_scheduler(
-    config: ModelConfig, layout: LoopLayout, options: EngineOptions, max_model_len: int
-) -> Scheduler:
-    """Size the pool: the memory given, but no more than every sequence at full length could use."""
+    Args:
+        free_memory: bytes that each rank may take by default.
+    """
+    plan, options, layout = rank.plan, rank.plan.options, rank.plan.layout
     limits = SchedulerLimits(
         options.max_num_seqs, options.max_rows_per_step, options.execution, options.prefix_caching
     )
-    memory = options.kv_cache_memory
-    if memory is None:
-        memory = int(psutil.virtual_memory().available * FREE_MEMORY_SHARE)
-    affordable = memory // block_bytes(config, layout.block_size, options.prefix_caching)
-    useful = options.max_num_seqs * layout.blocks_for(max_model_len, options.max_rows_per_step)
+    memory = free_memory
+    if options.kv_cache_memory is not None:
+        memory = options.kv_cache_memory // options.tensor_parallel_size
+    affordable = memory // block_bytes(
+        rank.config, plan.placement, options.block_size, options.prefix_caching
+    )
+    useful = options.max_num_seqs * layout.blocks_for(plan.max_model_len, options.max_rows_per_step)
     return Scheduler(layout, limits, int(min(affordable, useful)))
 
 
@@ -149,10 +102,22 @@ def _fitting_model_len(scheduler: Scheduler, options: EngineOptions, wanted: int
     return fitting
 
 
-def _describe(
-    config: ModelConfig, options: EngineOptions, scheduler: Scheduler, max_model_len: int
-) -> EngineReady:
-    element = torch.float32.itemsize
+def _decode_limits(plan: LoadPlan, kernels: KernelBackend, max_model_len: int) -> DecodeLimits:
+    options, layout = plan.options, plan.layout
+    return DecodeLimits(
+        num_loops=layout.num_loops,
+        rows_per_sequence=layout.num_loops if options.execution == "parallel" else 1,
+        max_num_seqs=options.max_num_seqs,
+        max_model_len=max_model_len,
+        block_size=layout.block_size,
+        window=layout.window,
+        split_keys=kernels.split_keys,
+    )
+
+
+def _describe(plan: LoadPlan, scheduler: Scheduler, max_model_len: int) -> EngineReady:
+    """Figures of the whole model, however many ranks share it."""
+    config, element = plan.config, plan.placement.cache_dtype.itemsize
     return EngineReady(
         protocol_version=PROTOCOL_VERSION,
         max_model_len=max_model_len,
@@ -161,11 +126,11 @@ def _describe(
         num_loops=config.loops.num_loops,
         num_blocks=scheduler.blocks.num_blocks,
         block_size=scheduler.layout.block_size,
-        execution=options.execution,
+        execution=plan.options.execution,
         kv_bytes_per_token=shared_bytes_per_token(config, element),
         kv_bytes_per_token_sequential=sequential_bytes_per_token(config, element),
         kv_bytes_per_sequence=window_bytes_per_sequence(config, element)
-        + carry_bytes_per_sequence(config, element),
+        + carry_bytes_per_sequence(config, plan.placement.dtype.itemsize),
     )
 
 

@@ -7,7 +7,7 @@ Formulas: Parallel Loop Transformer (arXiv 2510.24824) and LoopCoder-V2 (arXiv 2
     H[l][i] = norm(stack(x[l])[i])      (the norm only where `normalize_per_loop`)
     logits[i] = head(norm(stack(x[R-1])[i]))
 
-The dense layers see ``[rows, hidden]`` and don't know which loop a row belongs to; the attention backend does.
+The dense layers see ``[rows, hidden]`` and don't know which loop a row belongs to; the kernel backend does.
 """
 
 from dataclasses import dataclass
@@ -15,92 +15,65 @@ from dataclasses import dataclass
 import torch
 
 from engine.config import ModelConfig
-from engine.rope import apply_rope, build_rope_cache
-from engine.weights import GateWeights, LayerWeights, ModelWeights
-from kernels import row_ops
-from kernels.interface import AttentionBackend, AttentionBatch, LayerCache
+from engine.weights import LayerWeights, ModelWeights
+from kernels.interface import KernelBackend, LayerCache, RopeTable, RowBatch
 
 
 @dataclass(frozen=True, slots=True)
-class RowInputs:
-    """What the rows of a pass start from.
+class ModelState:
+    """What a pass reads of earlier passes and leaves to later ones. The last row of each tensor is never read.
 
     Attributes:
-        token_ids: int64 ``[rows]``.
-        positions: int64 ``[rows]``.
-        later_rows: int64 ``[k]``: rows of loop ≥ 1.
-        later_hidden: float32 ``[k, hidden]``: their ``H[l-1][i - offset]``.
+        caches: keys and values per layer.
+        carries: ``[slots + 2, hidden]``: H vectors on their way between loops; slot 0 stays zero.
+        block_hidden: ``[blocks + 1, hidden]``: H at each block's last position, for prefix caching.
     """
 
-    token_ids: torch.Tensor
-    positions: torch.Tensor
-    later_rows: torch.Tensor
-    later_hidden: torch.Tensor
+    caches: list[LayerCache]
+    carries: torch.Tensor
+    block_hidden: torch.Tensor
 
 
 class LoopedModel:
     """The layers, applied once to every row."""
 
     def __init__(
-        self, config: ModelConfig, weights: ModelWeights, attention: AttentionBackend, max_model_len: int
+        self, config: ModelConfig, weights: ModelWeights, kernels: KernelBackend, rope: RopeTable
     ) -> None:
         self.config = config
         self.weights = weights
-        self.attention = attention
-        self.cos, self.sin = build_rope_cache(config, max_model_len)
+        self.kernels = kernels
+        self.rope = rope
 
-    def forward(self, inputs: RowInputs, batch: AttentionBatch, caches: list[LayerCache]) -> torch.Tensor:
-        """Run the stack; returns float32 ``[rows, hidden]`` before the final norm."""
-        x = self._embed(inputs)
-        cos, sin = self.cos[inputs.positions], self.sin[inputs.positions]
-        for layer, cache in zip(self.weights.layers, caches, strict=True):
-            x = x + self._attend(layer, x, cos, sin, batch, cache)
-            normed = row_ops.rms_norm(x, layer.post_attention_norm, self.config.rms_norm_eps)
-            x = x + layer.down(row_ops.silu_mul(layer.gate_up(normed)))
-        return x
+    def run_layers(self, batch: RowBatch, state: ModelState) -> torch.Tensor:
+        """Run the stack on every row and keep what later passes need.
 
-    def next_loop_hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """``H`` of rows that a later loop reads, from `forward`'s output."""
-        return self.normed(x) if self.config.loops.normalize_per_loop else x
+        Returns:
+            ``[rows, hidden]`` after the final norm.
+        """
+        loops, kernels, eps = self.config.loops, self.kernels, self.config.rms_norm_eps
+        weights = self.weights
+        x = kernels.loop_input(weights.embedding, state.carries, batch, loops.emb_scale, loops.hidden_scale)
+        normed = kernels.rms_norm(x, weights.layers[0].input_norm, eps)
+        next_norms = [*(layer.input_norm for layer in weights.layers[1:]), weights.norm]
+        for layer, cache, next_norm in zip(weights.layers, state.caches, next_norms, strict=True):
+            x, normed = kernels.add_rms_norm(
+                x, self._attend(layer, x, normed, batch, cache), layer.post_attention_norm, eps
+            )
+            update = layer.down(kernels.silu_mul(layer.gate_up(normed)))
+            x, normed = kernels.add_rms_norm(x, update, next_norm, eps)
+        hidden = normed if loops.normalize_per_loop else x
+        kernels.keep_hidden(hidden, state.carries, state.block_hidden, batch)
+        return normed
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 ``[rows, vocab]`` from `forward`'s output for rows of the last loop."""
-        return self.weights.head(self.normed(x))
-
-    def normed(self, x: torch.Tensor) -> torch.Tensor:
-        """The model's final norm, the same weights for every loop."""
-        return row_ops.rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
-
-    def _embed(self, inputs: RowInputs) -> torch.Tensor:
-        x = self.weights.embedding[inputs.token_ids]
-        if len(inputs.later_rows):
-            scaled = x[inputs.later_rows] * self.config.loops.emb_scale
-            x[inputs.later_rows] = scaled + inputs.later_hidden * self.config.loops.hidden_scale
-        return x
+    def logits(self, normed: torch.Tensor) -> torch.Tensor:
+        """float32 ``[rows, vocab]`` of rows of the last loop."""
+        return self.weights.head(normed).float()
 
     def _attend(
-        self,
-        layer: LayerWeights,
-        x: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        batch: AttentionBatch,
-        cache: LayerCache,
+        self, layer: LayerWeights, x: torch.Tensor, normed: torch.Tensor, batch: RowBatch, cache: LayerCache
     ) -> torch.Tensor:
-        config = self.config
-        normed = row_ops.rms_norm(x, layer.input_norm, config.rms_norm_eps)
-        heads = layer.qkv(normed).view(len(x), -1, config.head_dim)
-        rotated = apply_rope(heads[:, : config.num_heads + config.num_kv_heads], cos, sin)
-        queries = rotated[:, : config.num_heads].contiguous()
-        keys = rotated[:, config.num_heads :].contiguous()
-        values = heads[:, config.num_heads + config.num_kv_heads :].contiguous()
-        self.attention.write(cache, keys, values, batch)
-        gates = self._gates(layer.gate, x, queries) if layer.gate else None
-        return layer.output(self.attention.attend(cache, queries, gates, batch).view(len(x), -1))
-
-    def _gates(self, gate: GateWeights, x: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """Share of the global part, ``[rows, heads]``."""
-        if gate.product is None or gate.norm is None:
-            return row_ops.sigmoid(row_ops.head_dots(queries, gate.weight, gate.bias))
-        normed = row_ops.rms_norm(x, gate.norm, self.config.rms_norm_eps)
-        return row_ops.sigmoid(gate.product(normed))
+        kernels = self.kernels
+        queries = kernels.rotate_and_write(layer.qkv(normed), self.rope, cache, batch)
+        gates = kernels.gates(layer.gate, x, queries, self.config.rms_norm_eps) if layer.gate else None
+        return layer.output(kernels.attend(cache, queries, gates, batch))

@@ -5,7 +5,11 @@ from typing import Literal
 import msgspec
 
 Execution = Literal["parallel", "sequential"]
-AttentionBackendName = Literal["auto", "reference", "cpu"]
+AttentionBackendName = Literal["auto", "cpu", "reference", "triton", "xformers"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+DtypeName = Literal["auto", "float32", "float16", "bfloat16"]
+CacheDtypeName = Literal["auto", "float32", "float16", "bfloat16", "fp8"]
+Quantization = Literal["none", "int8", "int4"]
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,9 +25,16 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
         max_num_seqs: most sequences running at once.
         max_rows_per_step: row budget of one pass.
         block_size: tokens per cache block.
-        kv_cache_memory: bytes for the block pool; None takes a fraction of the free memory.
+        kv_cache_memory: bytes for the block pool, of all ranks together; None takes a fraction of the free memory.
         prefix_caching: keep and reuse the cache of finished prefixes.
-        threads: compute threads; None takes the machine's cores.
+        attention_backend: kernels of attention and the row operations around it; "auto" is the device's fastest.
+        device: "auto" takes a GPU if there is one.
+        dtype: of weights and activations; "auto" takes the checkpoint's on a GPU, float32 on a CPU.
+        kv_cache_dtype: of cached keys and values; "auto" is `dtype`, "fp8" is e4m3.
+        quantization: of the layers' weights, as they are loaded; activations keep `dtype`.
+        cuda_graphs: on a GPU, run decode steps as captured graphs.
+        threads: compute threads, of all ranks together; None takes the machine's cores.
+        tensor_parallel_size: ranks that share the model: GPUs, or processes on the CPU.
     """
 
     model_dir: str
@@ -36,4 +47,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_memory: int | None = None
     prefix_caching: bool = True
     attention_backend: AttentionBackendName = "auto"
+    device: DeviceName = "auto"
+    dtype: DtypeName = "auto"
+    kv_cache_dtype: CacheDtypeName = "auto"
+    quantization: Quantization = "none"
+    cuda_graphs: bool = True
     threads: int | None = None
+    tensor_parallel_size: int = 1

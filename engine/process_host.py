@@ -16,6 +16,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from engine.child_process import import_path
 from engine.heartbeat import Heartbeat
 from engine.host import Inbox
 from engine.messages import EngineReady, FromEngine, Shutdown, ToEngine
@@ -124,7 +125,7 @@ class ProcessHost:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", self._module, address, str(heartbeat_path), str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**BRIEF_SPINNING, **os.environ, "PYTHONPATH": _import_path()},
+            env={**BRIEF_SPINNING, **os.environ, "PYTHONPATH": import_path()},
             process_group=0,  # the terminal's Ctrl-C is for the API process, which then drains
         )
 
@@ -176,11 +177,6 @@ class ProcessHost:
         self._context.destroy(linger=0)
         self._heartbeat.close()
         self._directory.cleanup()
-
-
-def _import_path() -> str:
-    """This process's import path: the child finds the same modules in the same order, wherever it was started."""
-    return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
 
 
 def _describe_exit(code: int) -> str:

@@ -1,4 +1,4 @@
-"""Rotary position embeddings: tables of cos and sin, and their application.
+"""Rotary position embeddings: tables of cos and sin.
 
 Formulas as in transformers' `modeling_rope_utils`. Sources: RoPE (arXiv 2104.09864), linear interpolation (2306.15595),
 dynamic NTK (bloc97 and emozilla, 2023), YaRN (2309.00071), Llama 3.1's reference code.
@@ -10,10 +10,11 @@ import torch
 
 from engine.config import ModelConfig
 from engine.rope_scaling import RopeScaling
+from kernels.interface import RopeTable
 
 
-def build_rope_cache(config: ModelConfig, max_len: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin for positions 0 to max_len - 1, float32 ``[max_len, head_dim / 2]`` each.
+def build_rope_table(config: ModelConfig, max_len: int, device: torch.device) -> RopeTable:
+    """cos and sin for positions 0 to max_len - 1.
 
     Angles are computed in float64: at position 100,000 a float32 angle is off by 0.004 rad.
 
@@ -34,23 +35,8 @@ def build_rope_cache(config: ModelConfig, max_len: int) -> tuple[torch.Tensor, t
     elif scaling.kind == "yarn":
         frequencies, magnitude = _yarn(frequencies, scaling, theta), _yarn_magnitude(scaling)
     angles = torch.outer(torch.arange(max_len, dtype=torch.float64), frequencies)
-    return (angles.cos() * magnitude).float(), (angles.sin() * magnitude).float()
-
-
-def apply_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate queries or keys, rotate-half (Llama, NeoX) form: dimension d pairs with d + head_dim / 2.
-
-    Args:
-        x: ``[rows, heads, head_dim]``.
-        cos: the rows' table entries, ``[rows, head_dim / 2]``, of x's dtype.
-        sin: likewise.
-
-    Returns:
-        A new tensor of x's shape and dtype.
-    """
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    cos, sin = ((values * magnitude).float().to(device) for values in (angles.cos(), angles.sin()))
+    return RopeTable(cos, sin)
 
 
 def _llama3(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:

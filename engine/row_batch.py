@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernels.interface import AttentionBatch
+from kernels.interface import RowBatch
 from scheduler.carry_pool import NO_SLOT
 from scheduler.loop_layout import LoopLayout
 from scheduler.sequence import BlockTable, Sequence
@@ -22,65 +22,97 @@ class LogitRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RowBatch:
-    """Tensors of one pass; every index is int64 on the host.
+class BatchFormat:
+    """What the model and its kernel backend want of a batch.
 
     Attributes:
-        token_ids, positions: ``[rows]``.
-        later_rows, later_slots: rows of loop ≥ 1 and the carry slots they read.
-        output_rows, output_slots: rows whose H goes to a carry slot.
-        snapshot_rows, snapshot_blocks: rows whose H is kept beside the block that they complete.
-        logit_rows: rows whose logits are wanted.
+        window: W of `RowBatch`.
+        tile_rows, split_keys: of the kernel backend.
+        keeps_snapshots: there is a prefix cache that restores H vectors.
     """
 
-    token_ids: torch.Tensor
-    positions: torch.Tensor
-    later_rows: torch.Tensor
-    later_slots: torch.Tensor
-    output_rows: torch.Tensor
-    output_slots: torch.Tensor
-    snapshot_rows: torch.Tensor
-    snapshot_blocks: torch.Tensor
-    logit_rows: list[LogitRow]
-    attention: AttentionBatch
+    window: int
+    tile_rows: int
+    split_keys: int | None
+    keeps_snapshots: bool
 
 
-def build_row_batch(step: StepPlan, layout: LoopLayout, window: int) -> RowBatch:
-    """Flatten a non-empty step plan; row order is segment order."""
+@dataclass(frozen=True, slots=True)
+class SequenceRows:
+    """The rows of one sequence: `segments[0]`'s first row is row `first_row` of the pass."""
+
+    sequence: Sequence
+    segments: list[RowSegment]
+    first_row: int
+
+    @property
+    def num_rows(self) -> int:
+        return sum(segment.num_rows for segment in self.segments)
+
+    @property
+    def is_decode(self) -> bool:
+        """At most one row per loop, as in decode."""
+        return self.num_rows == len(self.segments)
+
+
+def build_row_batch(
+    step: StepPlan, layout: LoopLayout, wanted: BatchFormat
+) -> tuple[RowBatch, list[LogitRow]]:
+    """Flatten a non-empty step plan, on the host; row order is segment order."""
     segments = step.segments
-    first_rows = np.cumsum([0] + [segment.num_rows for segment in segments])
+    sequences = _sequences(segments)
     positions = np.concatenate([np.arange(segment.start, segment.stop) for segment in segments])
-    slots = np.concatenate([_cache_slots(segment, layout.block_size) for segment in segments])
-    later = [np.arange(0)] + [
-        first_rows[i] + np.arange(s.num_rows) for i, s in enumerate(segments) if s.loop > 0
-    ]
-    outputs = np.full(len(positions), NO_SLOT, dtype=np.int64)
-    for start, segment in zip(first_rows, segments, strict=False):
-        if segment.output_slots:
-            outputs[start : start + segment.num_rows] = segment.output_slots
     loops = np.repeat([segment.loop for segment in segments], [segment.num_rows for segment in segments])
+    slots = np.concatenate([_cache_slots(segment, layout.block_size) for segment in segments])
     at_block_end = (positions + 1) % layout.block_size == 0
-    snapshots = np.flatnonzero(at_block_end & (slots >= 0) & (loops < layout.num_loops - 1))
-    return RowBatch(
+    snapshots = at_block_end & (slots >= 0) & (loops < layout.num_loops - 1) & wanted.keeps_snapshots
+    tiles, num_decode_tiles = _tiles(sequences, wanted.tile_rows)
+    parts, part_starts = _parts(tiles[:num_decode_tiles], positions, wanted.split_keys)
+    logit_rows = _logit_rows(sequences, layout.num_loops - 1)
+    later_loops = range(1, layout.num_loops)
+    window_tables = [s.sequence.tables[loop] for s in sequences for loop in later_loops]
+    batch = RowBatch(
         token_ids=_tensor([token for s in segments for token in s.sequence.tokens[s.start : s.stop]]),
         positions=_tensor(positions),
-        later_rows=_tensor(np.concatenate(later)),
-        later_slots=_tensor([slot for segment in segments for slot in segment.input_slots]),
-        output_rows=_tensor(np.flatnonzero(outputs != NO_SLOT)),
-        output_slots=_tensor(outputs[outputs != NO_SLOT]),
-        snapshot_rows=_tensor(snapshots),
-        snapshot_blocks=_tensor(slots[snapshots] // layout.block_size),
-        logit_rows=_logit_rows(segments, first_rows, layout.num_loops - 1),
-        attention=_attention_batch(segments, positions, slots, loops, layout, window),
+        loops=_tensor(loops),
+        input_slots=_tensor(
+            np.concatenate([s.input_slots or np.zeros(s.num_rows, np.int32) for s in segments])
+        ),
+        output_slots=_tensor(
+            np.concatenate([s.output_slots or np.full(s.num_rows, NO_SLOT) for s in segments])
+        ),
+        snapshot_blocks=_tensor(np.where(snapshots, slots // layout.block_size, -1)),
+        cache_slots=_tensor(slots),
+        tiles=_tensor(tiles),
+        parts=_tensor(parts),
+        part_starts=_tensor(part_starts),
+        shared_tables=_tensor(_padded([s.sequence.tables[0] for s in sequences])),
+        window_tables=_tensor(_padded(window_tables).reshape(len(sequences), len(later_loops), -1))
+        if later_loops
+        else torch.zeros(len(sequences), 0, 1, dtype=torch.int32),
+        window_first=_tensor([[s.sequence.tables[loop].first for loop in later_loops] for s in sequences]),
+        window_floor=_tensor([[_floor(s.sequence, loop) for loop in later_loops] for s in sequences]),
+        logit_rows=_tensor([row.row for row in logit_rows]),
+        window=wanted.window,
+        num_decode_tiles=num_decode_tiles,
     )
+    return batch, logit_rows
 
 
-def _tensor(values: np.ndarray | list[int]) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.int64))
-
-
-def _int32(values: np.ndarray | list[int] | list[list[int]]) -> torch.Tensor:
+def _tensor(values: np.ndarray | list[int] | list[list[int]]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.int32))
+
+
+def _sequences(segments: list[RowSegment]) -> list[SequenceRows]:
+    """Sequences in the order of their rows."""
+    found: list[SequenceRows] = []
+    row = 0
+    for segment in segments:
+        if not found or found[-1].sequence is not segment.sequence:
+            found.append(SequenceRows(segment.sequence, [], row))
+        found[-1].segments.append(segment)
+        row += segment.num_rows
+    return found
 
 
 def _cache_slots(segment: RowSegment, block_size: int) -> np.ndarray:
@@ -95,49 +127,50 @@ def _cache_slots(segment: RowSegment, block_size: int) -> np.ndarray:
     return slots
 
 
-def _logit_rows(segments: list[RowSegment], first_rows: np.ndarray, last_loop: int) -> list[LogitRow]:
+def _tiles(sequences: list[SequenceRows], tile_rows: int) -> tuple[np.ndarray, int]:
+    """int32 ``[tiles, 3]`` of `RowBatch.tiles`, and how many are decode tiles."""
+    decode, prefill = [], []
+    for index, rows in enumerate(sequences):
+        if rows.is_decode:
+            decode.append((index, rows.first_row, rows.first_row + rows.num_rows))
+            continue
+        first = rows.first_row
+        for segment in rows.segments:
+            stop = first + segment.num_rows
+            prefill += [(index, row, min(row + tile_rows, stop)) for row in range(first, stop, tile_rows)]
+            first = stop
+    return np.array(decode + prefill, dtype=np.int32), len(decode)
+
+
+def _parts(
+    decode_tiles: np.ndarray, positions: np.ndarray, split_keys: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`RowBatch.parts` and `RowBatch.part_starts`; no parts if every context fits one."""
+    nothing = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
+    if split_keys is None or len(decode_tiles) == 0:
+        return nothing
+    contexts = np.array([positions[first:stop].max() + 1 for _, first, stop in decode_tiles])
+    if contexts.max() <= split_keys:
+        return nothing
+    counts = 1 + -(-contexts // split_keys)
+    starts = np.cumsum(counts) - counts
+    tiles = np.repeat(np.arange(len(counts)), counts)
+    return np.stack([tiles, np.arange(len(tiles)) - starts[tiles]], axis=1), starts
+
+
+def _logit_rows(sequences: list[SequenceRows], last_loop: int) -> list[LogitRow]:
     """The newest position of each sequence, and every prompt position if prompt logprobs are owed."""
-    rows = []
-    for start, segment in zip(first_rows, segments, strict=False):
+    wanted = []
+    for rows in sequences:
+        segment, sequence = rows.segments[-1], rows.sequence
         if segment.loop != last_loop:
             continue
-        sequence = segment.sequence
+        first = rows.first_row + rows.num_rows - segment.num_rows
         for position in range(segment.start, segment.stop):
             newest = position == len(sequence) - 1
             if newest or (sequence.every_position and position < sequence.num_prompt_tokens - 1):
-                rows.append(LogitRow(int(start) + position - segment.start, sequence, position))
-    return rows
-
-
-def _attention_batch(
-    segments: list[RowSegment],
-    positions: np.ndarray,
-    slots: np.ndarray,
-    loops: np.ndarray,
-    layout: LoopLayout,
-    window: int,
-) -> AttentionBatch:
-    sequences = list({segment.sequence: None for segment in segments})
-    index = {sequence: number for number, sequence in enumerate(sequences)}
-    rows_per_sequence = np.zeros(len(sequences), dtype=np.int64)
-    for segment in segments:
-        rows_per_sequence[index[segment.sequence]] += segment.num_rows
-    later_loops = range(1, layout.num_loops)
-    return AttentionBatch(
-        slots=_tensor(slots),
-        positions=_int32(positions),
-        loops=_int32(loops),
-        row_starts=_int32(np.cumsum([0, *rows_per_sequence])),
-        shared_tables=_padded([sequence.tables[0] for sequence in sequences]),
-        window_tables=_padded([s.tables[loop] for s in sequences for loop in later_loops]).reshape(
-            len(sequences), len(later_loops), -1
-        )
-        if later_loops
-        else torch.zeros(len(sequences), 0, 1, dtype=torch.int32),
-        window_first=_int32([[s.tables[loop].first for loop in later_loops] for s in sequences]),
-        window_floor=_int32([[_floor(s, loop) for loop in later_loops] for s in sequences]),
-        window=window,
-    )
+                wanted.append(LogitRow(first + position - segment.start, sequence, position))
+    return wanted
 
 
 def _floor(sequence: Sequence, loop: int) -> int:
@@ -145,9 +178,9 @@ def _floor(sequence: Sequence, loop: int) -> int:
     return sequence.plan.window_floor(loop)
 
 
-def _padded(tables: list[BlockTable]) -> torch.Tensor:
+def _padded(tables: list[BlockTable]) -> np.ndarray:
     """int32 ``[tables, longest]``; the padding is never read."""
-    out = np.zeros((len(tables), max(1, max(len(table.blocks) for table in tables))), dtype=np.int32)
+    out = np.zeros((len(tables), max(1, max((len(table.blocks) for table in tables), default=1))), np.int32)
     for row, table in enumerate(tables):
         out[row, : len(table.blocks)] = table.blocks
-    return torch.from_numpy(out)
+    return out

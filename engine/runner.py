@@ -5,67 +5,122 @@ from dataclasses import dataclass
 import torch
 
 from engine.config import ModelConfig
-from engine.model import LoopedModel, RowInputs
-from engine.row_batch import LogitRow, build_row_batch
-from kernels.interface import LayerCache
+from engine.decode_graphs import Capture, DecodeGraphs, DecodeLimits
+from engine.followers import Followers
+from engine.model import LoopedModel, ModelState
+from engine.placement import Placement
+from engine.row_batch import BatchFormat, LogitRow, build_row_batch
+from engine.staging import Staging
+from kernels.interface import LayerCache, RowBatch
 from scheduler.loop_layout import LoopLayout
-from scheduler.step_plan import StepPlan
+from scheduler.step_plan import CarryRestore, StepPlan
 
 
 @dataclass(frozen=True, slots=True)
 class StepLogits:
-    """Logits a step produced: float32 ``[len(rows), vocab]``."""
+    """Logits a step produced: float32 ``[len(rows), vocab]`` on the model's device."""
 
     rows: list[LogitRow]
     logits: torch.Tensor
 
 
 class ModelRunner:
-    """The paged cache, the carry pool and the model.
+    """The model, and the paged cache, carries and snapshots that its passes share.
 
-    Attributes:
-        caches: keys and values per layer.
-        carries: ``[slots + 1, hidden]``: H vectors on their way between loops; slot 0 stays zero.
-        block_hidden: ``[num_blocks, hidden]``: H at each block's last position, for prefix caching.
+    Of a model that is split, one rank's part; the first rank's runner also drives the `followers`.
     """
 
     def __init__(
         self,
         model: LoopedModel,
         layout: LoopLayout,
-        num_blocks: int,
-        num_carry_slots: int,
-        prefix_caching: bool,
+        state: ModelState,
+        device: torch.device,
+        followers: Followers,
     ) -> None:
         self.model = model
         self.layout = layout
-        config = model.config
-        shape = (num_blocks, config.num_kv_heads, layout.block_size, config.head_dim)
-        self.caches = [LayerCache(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.num_layers)]
-        self.carries = torch.zeros(num_carry_slots + 1, config.hidden_size)
-        keeps_hidden = prefix_caching and layout.num_loops > 1
-        self.block_hidden = torch.zeros(num_blocks if keeps_hidden else 0, config.hidden_size)
+        self.state = state
+        config, kernels = model.config, model.kernels
+        group = config.num_heads // config.num_kv_heads
+        self.format = BatchFormat(
+            config.loops.window,
+            kernels.tile_rows(config.head_dim, group, state.carries.dtype),
+            kernels.split_keys,
+            keeps_snapshots=len(state.block_hidden) > 1,
+        )
+        self.staging = Staging(device)
+        self.followers = followers
+        self.graphs: DecodeGraphs | None = None
 
     @torch.inference_mode()
+    def capture_graphs(self, limits: DecodeLimits, capture: Capture) -> None:
+        """Make decode steps run as graphs. The cache and the carries are not changed."""
+        self.graphs = DecodeGraphs(limits, self.staging, self._run_layers, capture)
+
     def run(self, step: StepPlan) -> StepLogits:
-        """Compute a non-empty plan: one pass of the model over all its rows."""
-        batch = build_row_batch(step, self.layout, self.model.config.loops.window)
-        for restore in step.restores:
-            self.carries[restore.slot] = self.block_hidden[restore.block]
-        inputs = RowInputs(
-            batch.token_ids, batch.positions, batch.later_rows, self.carries[batch.later_slots]
-        )
-        x = self.model.forward(inputs, batch.attention, self.caches)
-        self.carries[batch.output_slots] = self.model.next_loop_hidden(x[batch.output_rows])
-        if len(self.block_hidden):
-            self.block_hidden[batch.snapshot_blocks] = self.model.next_loop_hidden(x[batch.snapshot_rows])
-        wanted = torch.tensor([row.row for row in batch.logit_rows], dtype=torch.int64)
-        return StepLogits(batch.logit_rows, self.model.logits(x[wanted]))
+        """Compute a non-empty plan: one pass of the model over all its rows.
+
+        Raises:
+            EngineDeadError: another rank was lost.
+        """
+        batch, logit_rows = build_row_batch(step, self.layout, self.format)
+        self.followers.compute(batch, step.restores)
+        return StepLogits(logit_rows, self.compute(batch, step.restores))
+
+    @torch.inference_mode()
+    def compute(self, batch: RowBatch, restores: list[CarryRestore]) -> torch.Tensor:
+        """This rank's part of a pass.
+
+        Args:
+            batch: on the host.
+
+        Returns:
+            float32 ``[wanted, vocab]`` logits of the batch's `logit_rows`; on a follower of no use.
+        """
+        for restore in restores:
+            self.state.carries[restore.slot] = self.state.block_hidden[restore.block]
+        wanted = None if self.graphs is None else self.graphs.run(batch)
+        if wanted is None:
+            batch = self.staging.upload(batch)
+            wanted = self._run_layers(batch)[batch.logit_rows]
+        return self.model.logits(wanted)
+
+    def _run_layers(self, batch: RowBatch) -> torch.Tensor:
+        return self.model.run_layers(batch, self.state)
 
 
-def block_bytes(config: ModelConfig, block_size: int, prefix_caching: bool) -> int:
+def make_state(
+    config: ModelConfig,
+    placement: Placement,
+    block_size: int,
+    num_blocks: int,
+    num_carry_slots: int,
+    prefix_caching: bool,
+) -> ModelState:
+    """Allocate, all zero, with the spill row that `ModelState` speaks of."""
+    shape = (num_blocks + 1, config.num_kv_heads, block_size, config.head_dim)
+    device = placement.device
+
+    def layer_cache() -> LayerCache:
+        keys, values = (torch.zeros(shape, dtype=placement.cache_dtype, device=device) for _ in range(2))
+        if placement.cache_dtype != torch.uint8:
+            return LayerCache(keys, values)
+        key_scales, value_scales = (torch.ones(config.num_kv_heads, device=device) for _ in range(2))
+        return LayerCache(keys, values, key_scales, value_scales)
+
+    snapshots = num_blocks if prefix_caching and config.loops.num_loops > 1 else 0
+    return ModelState(
+        [layer_cache() for _ in range(config.num_layers)],
+        torch.zeros(num_carry_slots + 2, config.hidden_size, dtype=placement.dtype, device=device),
+        torch.zeros(snapshots + 1, config.hidden_size, dtype=placement.dtype, device=device),
+    )
+
+
+def block_bytes(config: ModelConfig, placement: Placement, block_size: int, prefix_caching: bool) -> int:
     """Bytes of one cache block: K and V of all layers, and the H beside it."""
     elements = 2 * config.num_layers * config.num_kv_heads * config.head_dim * block_size
+    size = elements * placement.cache_dtype.itemsize
     if prefix_caching and config.loops.num_loops > 1:
-        elements += config.hidden_size
-    return elements * torch.float32.itemsize
+        size += config.hidden_size * placement.dtype.itemsize
+    return size

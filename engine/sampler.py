@@ -1,124 +1,358 @@
-"""Logits → tokens and log-probabilities, one row at a time so that no row sees another.
+"""Logits → tokens and log-probabilities, for all rows of a step at once and on the logits' device.
+
+A step reads the device once, at its end (`to_host`); nothing before that waits for it. A row's result doesn't depend
+on its neighbours: sums over the vocabulary are taken either by a softmax, whose order of additions is a matter of the
+row's length and alignment only, or in fixed point, where order doesn't matter.
 
 Randomness is counter-based: the uniform number behind a request's n-th token is Philox (Salmon et al., SC'11) keyed by
 the request's seed with counter n. It depends on nothing else, so a seeded request draws the same tokens in any crowd
 and after preemption.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
+from torch.nn import functional
 
 from engine.messages import TokenLogprob
-from engine.sampling_params import SamplingParams
+from engine.sampling_params import MAX_LOGPROBS, SamplingParams
+
+ALIGNED_COLUMNS = 4
+"""A float32 row of a multiple of so many columns starts at 16 bytes."""
+
+WORD = 2**64 - 1
+PHILOX_FACTORS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+PHILOX_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
+
+SCORED_ROWS = 64
+"""Rows whose log-probabilities are in memory at once; a long prompt's would double the memory of its logits."""
 
 
 @dataclass(slots=True)
 class SamplingState:
-    """What sampling one sequence needs to remember.
+    """What sampling one sequence needs to remember; tensors are on the logits' device.
 
     Attributes:
         output_counts: float32 ``[vocab]``, how often each token was generated; None without penalties.
-        seen: bool ``[vocab]``, tokens of the prompt and the answer; None without repetition penalty.
+        repetition: float32 ``[vocab]``, the penalty at tokens of the prompt and the answer, 1 elsewhere; None without.
+        bias: int64 ids and float32 values to add; None without logit bias.
+        stop_ids: int64, masked until `min_tokens` exist; None if there are none.
     """
 
     params: SamplingParams
     num_outputs: int = 0
     output_counts: torch.Tensor | None = None
-    seen: torch.Tensor | None = None
-    bias_ids: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    bias: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    stop_ids: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    repetition: torch.Tensor | None = None
+    bias: tuple[torch.Tensor, torch.Tensor] | None = None
+    stop_ids: torch.Tensor | None = None
 
     @classmethod
-    def begin(cls, params: SamplingParams, prompt: list[int], vocab_size: int) -> "SamplingState":
+    def begin(
+        cls, params: SamplingParams, prompt: list[int], vocab_size: int, device: torch.device
+    ) -> "SamplingState":
         """State before the first token."""
         state = cls(params)
         if params.presence_penalty or params.frequency_penalty:
-            state.output_counts = torch.zeros(vocab_size)
+            state.output_counts = torch.zeros(vocab_size, device=device)
         if params.repetition_penalty != 1.0:
-            state.seen = torch.zeros(vocab_size, dtype=torch.bool)
-            state.seen[torch.tensor(prompt)] = True
+            state.repetition = torch.ones(vocab_size, device=device)
+            state.repetition.index_fill_(0, _upload(prompt, torch.int64, device), params.repetition_penalty)
         if params.logit_bias:
-            state.bias_ids = torch.tensor(list(params.logit_bias))
-            state.bias = torch.tensor(list(params.logit_bias.values()), dtype=torch.float32)
-        if params.min_tokens:
-            state.stop_ids = torch.tensor(params.stop_token_ids, dtype=torch.int64)
+            ids = _upload(list(params.logit_bias), torch.int64, device)
+            state.bias = ids, _upload(list(params.logit_bias.values()), torch.float32, device)
+        if params.min_tokens and params.stop_token_ids:
+            state.stop_ids = _upload(params.stop_token_ids, torch.int64, device)
         return state
+
+    @property
+    def masks_stops(self) -> bool:
+        return self.stop_ids is not None and self.num_outputs < self.params.min_tokens
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before the choice."""
+        return (
+            self.output_counts is not None
+            or self.repetition is not None
+            or self.bias is not None
+            or self.masks_stops
+        )
 
     def count(self, token: int) -> None:
         """Note a generated token."""
         self.num_outputs += 1
         if self.output_counts is not None:
-            self.output_counts[token] += 1
-        if self.seen is not None:
-            self.seen[token] = True
+            self.output_counts[token].add_(1)
+        if self.repetition is not None:
+            self.repetition[token].fill_(self.params.repetition_penalty)
 
 
-def sample(logits: torch.Tensor, state: SamplingState) -> int | None:
-    """Choose the next token from float32 ``[vocab]`` logits; None if they are not numbers."""
-    adjusted = adjust(logits, state)
-    if not torch.isfinite(adjusted.max()):
-        return None
-    if state.params.greedy:
-        return int(adjusted.argmax())
-    return _draw(adjusted, state.params, uniform(state.params.seed, state.num_outputs))
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A token wanted after row `row` of the logits."""
+
+    row: int
+    state: SamplingState
 
 
-def adjust(logits: torch.Tensor, state: SamplingState) -> torch.Tensor:
-    """Bias, penalties (as OpenAI and CTRL, arXiv 1909.05858, define them) and the minimum length."""
-    params = state.params
-    masks_stops = state.num_outputs < params.min_tokens and len(state.stop_ids) > 0
-    if not (len(state.bias_ids) or state.output_counts is not None or state.seen is not None or masks_stops):
+@dataclass(frozen=True, slots=True)
+class KnownToken:
+    """A token of a prompt whose log-probability after row `row` is wanted, beside the `num_top` best."""
+
+    row: int
+    token: int
+    num_top: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A drawn token, None if the logits are not numbers, and its log-probability if the request wants it."""
+
+    token: int | None
+    logprob: TokenLogprob | None
+
+
+@dataclass(frozen=True, slots=True)
+class SampledBatch:
+    """Choices on the device.
+
+    Attributes:
+        tokens: int64 ``[n]``; that of a broken row means nothing, but is a token id.
+        broken: bool ``[n]``, rows whose logits have no finite maximum.
+    """
+
+    tokens: torch.Tensor
+    broken: torch.Tensor
+
+
+@torch.inference_mode()
+def sample_step(
+    logits: torch.Tensor, draws: list[Draw], known: list[KnownToken]
+) -> tuple[list[Sample], list[TokenLogprob]]:
+    """All that a step wants of its float32 ``[rows, vocab]`` logits, with one wait for the device."""
+    if not draws and not known:
+        return [], []
+    states = [draw.state for draw in draws]
+    batch = sample_batch(_select(logits, [draw.row for draw in draws]), states)
+    tensors = [batch.tokens, batch.broken]
+    scored = [i for i, state in enumerate(states) if state.params.logprobs is not None]
+    tops = [states[i].params.logprobs or 0 for i in scored] + [token.num_top for token in known]
+    if tops:
+        rows = [draws[i].row for i in scored] + [token.row for token in known]
+        prompt_tokens = _upload([token.token for token in known], torch.int64, logits.device)
+        tensors += score(logits, rows, torch.cat([_select(batch.tokens, scored), prompt_tokens]), any(tops))
+    tokens, broken, *scores = to_host(tensors)
+    entries = _entries(scores, tops) if tops else []
+    drawn = dict(zip(scored, entries, strict=False))
+    samples = [
+        Sample(None, None) if is_broken else Sample(token, drawn.get(i))
+        for i, (token, is_broken) in enumerate(zip(tokens.tolist(), broken.tolist(), strict=True))
+    ]
+    return samples, entries[len(scored) :]
+
+
+def sample_batch(logits: torch.Tensor, states: list[SamplingState]) -> SampledBatch:
+    """Choose the next token of each row of float32 ``[n, vocab]`` logits; row i belongs to ``states[i]``."""
+    adjusted = adjust(logits, states)
+    peaks = adjusted.amax(dim=1)
+    broken = peaks - peaks != 0  # NaN - NaN and inf - inf are NaN, which differs from 0
+    groups: dict[Callable[[torch.Tensor, list[SamplingState]], torch.Tensor], list[int]] = {}
+    for row, state in enumerate(states):
+        groups.setdefault(_method(state.params), []).append(row)
+    tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
+    for choose, rows in groups.items():
+        chosen = choose(_select(adjusted, rows), [states[row] for row in rows])
+        if len(groups) == 1:
+            return SampledBatch(chosen, broken)
+        tokens.index_copy_(0, _upload(rows, torch.int64, logits.device), chosen)
+    return SampledBatch(tokens, broken)
+
+
+def adjust(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
+    """Bias, penalties and minimum lengths of the rows that have any; the caller's logits are left alone."""
+    rows = [row for row, state in enumerate(states) if state.adjusts]
+    if not rows:
         return logits
-    logits = logits.clone()
-    logits[state.bias_ids] += state.bias
-    if state.seen is not None:
-        seen = logits[state.seen]
-        logits[state.seen] = torch.where(
-            seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty
-        )
-    if state.output_counts is not None:
-        logits -= params.frequency_penalty * state.output_counts
-        logits -= params.presence_penalty * (state.output_counts > 0)
-    if masks_stops:
-        logits[state.stop_ids] = -torch.inf
-    return logits
+    adjusted = logits.clone()
+    for row in rows:
+        _adjust_row(adjusted[row], states[row])
+    return adjusted
+
+
+def score(
+    logits: torch.Tensor, rows: list[int], tokens: torch.Tensor, with_top: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities under raw logits.
+
+    Every row gets as many best tokens as any request may want: with fewer, which of two equal ones is listed could
+    depend on what the rest of the batch wants.
+
+    Args:
+        logits: float32 ``[*, vocab]``.
+        rows: the m rows of `logits` to use.
+        tokens: int64 ``[m]`` on the device.
+
+    Returns:
+        `tokens`, their float32 ``[m]`` log-probabilities, and the best tokens, best first, as int64 ids and float32
+        log-probabilities, each ``[m, MAX_LOGPROBS]`` (or vocab, if that is less; or 0 without `with_top`).
+    """
+    vocab_size = logits.shape[1]
+    num_top = min(MAX_LOGPROBS, vocab_size) if with_top else 0
+    index = _upload(rows, torch.int64, logits.device)
+    chosen, top_ids, top = [], [], []
+    for some_rows, some_tokens in zip(index.split(SCORED_ROWS), tokens.split(SCORED_ROWS), strict=True):
+        logprobs = _aligned(logits.index_select(0, some_rows)).log_softmax(dim=1)
+        best = logprobs[:, :vocab_size].topk(num_top)
+        chosen.append(logprobs.gather(1, some_tokens.unsqueeze(1)).squeeze(1))
+        top_ids.append(best.indices)
+        top.append(best.values)
+    return tokens, torch.cat(chosen), torch.cat(top_ids), torch.cat(top)
+
+
+def to_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Bring tensors of one device to the CPU in one copy."""
+    if tensors[0].device.type == "cpu":
+        return list(tensors)
+    return unpack(pack(tensors).cpu(), tensors)
+
+
+def pack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One float64 vector, which holds token ids, float32 and bool exactly."""
+    return torch.cat([tensor.flatten().double() for tensor in tensors])
+
+
+def unpack(packed: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Undo `pack`: tensors of the shapes and dtypes of `like`, on the device of `packed`."""
+    parts = packed.split([tensor.numel() for tensor in like])
+    return [part.view(t.shape).to(t.dtype) for part, t in zip(parts, like, strict=True)]
 
 
 def uniform(seed: int, counter: int) -> float:
-    """The number in [0, 1) that belongs to (seed, counter)."""
-    raw = np.random.Philox(key=seed, counter=counter).random_raw()
-    return (int(raw) >> 11) * 2.0**-53
+    """The number in [0, 1) that belongs to (seed, counter): 53 bits of Philox4x64-10.
+
+    The same as ``numpy.random.Philox(key=seed, counter=counter).random_raw()``, whose generator objects take longer to
+    make than the ten rounds take here.
+    """
+    block = ((counter + 1) & WORD, 0, 0, 0)
+    key0, key1 = seed, 0
+    for _ in range(10):
+        product0, product1 = PHILOX_FACTORS[0] * block[0], PHILOX_FACTORS[1] * block[2]
+        block = (
+            (product1 >> 64) ^ block[1] ^ key0,
+            product1 & WORD,
+            (product0 >> 64) ^ block[3] ^ key1,
+            product0 & WORD,
+        )
+        key0, key1 = (key0 + PHILOX_STEPS[0]) & WORD, (key1 + PHILOX_STEPS[1]) & WORD
+    return (block[0] >> 11) * 2.0**-53
 
 
-def token_logprob(logits: torch.Tensor, token: int, num_top: int) -> TokenLogprob:
-    """Log-probability of `token` under raw float32 ``[vocab]`` logits, beside the `num_top` best."""
-    logprobs = logits.log_softmax(dim=0)
-    values, ids = logprobs.topk(min(num_top, len(logprobs)))
-    top = list(zip(ids.tolist(), values.tolist(), strict=True))
-    return TokenLogprob(token, float(logprobs[token]), top)
+def _upload(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """`values` on the device without waiting for it, which copying from pageable memory would do."""
+    tensor = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    return tensor.to(device, non_blocking=True)
 
 
-def _draw(logits: torch.Tensor, params: SamplingParams, u: float) -> int:
-    """Invert the cumulative distribution at `u`, after temperature, top-k, top-p and min-p, in that order."""
-    probs = (logits.double() / params.temperature).softmax(dim=0)
-    if not (params.top_k or params.top_p < 1.0 or params.min_p > 0.0):
-        return _invert(probs, u)
-    probs, ids = probs.sort(descending=True, stable=True)
-    if params.top_k:
-        probs = probs[: params.top_k]
-    if params.top_p < 1.0:
-        before = probs.cumsum(0) - probs  # mass ahead of each token; the first is always kept
-        probs = probs[before < params.top_p * probs.sum()]
-    if params.min_p > 0.0:
-        probs = probs[probs >= params.min_p * probs[0]]
-    return int(ids[_invert(probs, u)])
+def _select(rows_of: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Some rows of a tensor; no copy if that is all of them."""
+    if rows == list(range(len(rows_of))):
+        return rows_of
+    return rows_of.index_select(0, _upload(rows, torch.int64, rows_of.device))
 
 
-def _invert(probs: torch.Tensor, u: float) -> int:
-    cumulative = probs.cumsum(0)
-    target = u * cumulative[-1]
-    index = int(torch.searchsorted(cumulative, target, right=True))
-    return min(index, len(probs) - 1)
+def _aligned(logits: torch.Tensor) -> torch.Tensor:
+    """Columns of -inf added until every row starts at 16 bytes.
+
+    CUDA's softmax adds up a row in an order that depends on the alignment of its address, and so, with an odd number
+    of columns, on the number of rows before it (PyTorch, aten/src/ATen/native/cuda/SoftMax.cu, `ilpReduce`).
+    """
+    missing = -logits.shape[1] % ALIGNED_COLUMNS
+    return functional.pad(logits, (0, missing), value=-torch.inf) if missing else logits
+
+
+def _adjust_row(logits: torch.Tensor, state: SamplingState) -> None:
+    """Change ``[vocab]`` logits in place: bias, penalties (as OpenAI and CTRL, arXiv 1909.05858, define them), mask."""
+    params = state.params
+    if state.bias is not None:
+        ids, values = state.bias
+        logits[ids] += values
+    if state.repetition is not None:
+        torch.where(logits > 0, logits / state.repetition, logits * state.repetition, out=logits)
+    if state.output_counts is not None:
+        logits -= params.frequency_penalty * state.output_counts
+        logits -= params.presence_penalty * (state.output_counts > 0)
+    if state.masks_stops:
+        assert state.stop_ids is not None
+        logits.index_fill_(0, state.stop_ids, -torch.inf)
+
+
+def _method(params: SamplingParams) -> Callable[[torch.Tensor, list[SamplingState]], torch.Tensor]:
+    """How tokens are chosen: ``[m, vocab]`` logits and m states → int64 ``[m]``."""
+    if params.greedy:
+        return _best
+    return _draw_filtered if params.top_k or params.top_p < 1.0 or params.min_p > 0.0 else _draw
+
+
+def _best(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
+    return logits.max(dim=1).indices  # the first of equals, as argmax, but faster on a CPU
+
+
+def _draw(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
+    """Draw from the whole vocabulary, without sorting it."""
+    cumulative = _fixed_point(_probabilities(logits, states)).cumsum_(dim=1)
+    return _invert(cumulative, cumulative[:, -1:], states).squeeze(1)
+
+
+def _draw_filtered(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
+    """Draw after top-k, top-p and min-p, in that order; each keeps some of the most probable tokens."""
+    probs, ids = _probabilities(logits, states).sort(dim=1, descending=True, stable=True)
+    fixed = _fixed_point(probs)
+    cumulative = fixed.cumsum(dim=1)
+    most = [[min(state.params.top_k or logits.shape[1], logits.shape[1])] for state in states]
+    top_k = _upload(most, torch.int64, logits.device)
+    limits = [[state.params.top_p, state.params.min_p] for state in states]
+    top_p, min_p = _upload(limits, torch.float64, logits.device).split(1, dim=1)
+    enough = top_p * cumulative.gather(1, top_k - 1)
+    within_p = torch.searchsorted(
+        cumulative - fixed, enough
+    )  # how many have less than `enough` ahead of them
+    above_min = (probs >= min_p * probs[:, :1]).sum(dim=1, keepdim=True)
+    kept = top_k.minimum(within_p).minimum(above_min).clamp_(min=1)  # a broken row keeps none
+    return ids.gather(1, _invert(cumulative, cumulative.gather(1, kept - 1), states)).squeeze(1)
+
+
+def _probabilities(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
+    """float64 ``[m, aligned vocab]``, after temperature."""
+    scaled = _aligned(logits).double()
+    temperatures = [[state.params.temperature] for state in states]
+    if temperatures != [[1.0]] * len(states):  # dividing by 1 changes nothing
+        scaled.div_(_upload(temperatures, torch.float64, logits.device))
+    return scaled.softmax(dim=1)
+
+
+def _fixed_point(probs: torch.Tensor) -> torch.Tensor:
+    """Probabilities as multiples of 2**-52.
+
+    float64 holds their sums below 2 exactly, so the order of additions can't show. CUDA's scan has another order for
+    another number of rows, and for a single row one that changes from run to run (PyTorch,
+    aten/src/ATen/native/cuda/ScanUtils.cuh, `scan_dim`).
+    """
+    return (probs + 1.0).sub_(1.0)
+
+
+def _invert(cumulative: torch.Tensor, total: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
+    """int64 ``[m, 1]``: index of the first entry above each row's share of `total` ``[m, 1]``."""
+    shares = [[uniform(state.params.seed, state.num_outputs)] for state in states]
+    target = _upload(shares, torch.float64, total.device) * total
+    index = torch.searchsorted(cumulative, target, right=True)
+    return index.clamp_(max=cumulative.shape[1] - 1)  # only a broken row's target lies above all entries
+
+
+def _entries(scores: list[torch.Tensor], tops: list[int]) -> list[TokenLogprob]:
+    """What `score` returned, now on the host, cut to the number of best tokens that each row wants."""
+    columns = [tensor.tolist() for tensor in scores]
+    return [
+        TokenLogprob(token, logprob, list(zip(ids[:count], values[:count], strict=True)))
+        for token, logprob, ids, values, count in zip(*columns, tops, strict=True)
+    ]

@@ -1,9 +1,9 @@
-"""Attention on the CPU over the paged cache, compiled by numba: nothing is gathered, shared K/V is read in place.
+"""The CPU backend: float32, compiled by numba. Nothing is gathered: attention reads shared K/V in place.
 
-A work item is (tile of rows of one sequence, KV head). Its rows, of whatever loop, walk the same shared blocks
-together, so a block is read into the first-level cache once for all loops and heads of the group. Each row's softmax is
-accumulated block by block in the order of positions; what a row computes depends on its own position and the block
-size only, never on the tile, the chunk or the batch (see "Batch invariance" in docs/architecture.md).
+A work item is (tile, KV head). A tile's rows, of whatever loop, walk the same shared blocks together, so a block is
+read into the first-level cache once for all loops and heads of the group. Each row's softmax is accumulated block by
+block in the order of positions; what a row computes depends on its own position and the block size only, never on the
+tile, the chunk or the batch (see "Batch invariance" in docs/architecture.md).
 """
 
 from collections.abc import Callable
@@ -12,50 +12,109 @@ import numba
 import numpy as np
 import torch
 
-from kernels.interface import AttentionBatch, LayerCache
+from kernels import row_ops
+from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch
 
 TILE_ROWS = 16
 PARALLEL_WORK = 1 << 20
 """Multiply-adds of an `attend` call from which waking threads pays."""
 
 
-class CpuAttention:
+class CpuBackend:
     """float32 only: CPUs without AVX512-BF16 compute half precision more slowly than single."""
 
-    name = "cpu"
+    split_keys = None
 
-    def write(
-        self, cache: LayerCache, keys: torch.Tensor, values: torch.Tensor, batch: AttentionBatch
-    ) -> None:
-        _write(cache.keys.numpy(), cache.values.numpy(), keys.numpy(), values.numpy(), batch.slots.numpy())
+    def warm_up(self) -> None:
+        """Call every kernel, serial and parallel, on the smallest inputs: seconds once, then numba's cache."""
+        row_ops.compile_all()
+        cache = LayerCache(torch.zeros(2, 1, 1, 2), torch.zeros(2, 1, 1, 2))
+        zero = torch.zeros(1, dtype=torch.int32)
+        batch = RowBatch(
+            *(zero,) * 7,
+            tiles=torch.tensor([[0, 0, 1]], dtype=torch.int32),
+            parts=zero.view(1, 1),
+            part_starts=zero,
+            shared_tables=zero.view(1, 1),
+            window_tables=zero.view(1, 1, 1),
+            window_first=zero.view(1, 1),
+            window_floor=zero.view(1, 1),
+            logit_rows=zero,
+            window=0,
+            num_decode_tiles=1,
+        )
+        rope = RopeTable(torch.zeros(1, 1), torch.zeros(1, 1))
+        queries = self.rotate_and_write(torch.zeros(1, 6), rope, cache, batch)
+        for kernel in (_attend_serial, _attend_parallel):
+            _launch(kernel, cache, queries, torch.zeros(1, 1), batch)
+
+    def tile_rows(self, head_dim: int, group: int, dtype: torch.dtype) -> int:
+        return TILE_ROWS
+
+    def loop_input(
+        self,
+        embedding: torch.Tensor,
+        carries: torch.Tensor,
+        batch: RowBatch,
+        emb_scale: float,
+        hidden_scale: float,
+    ) -> torch.Tensor:
+        x = embedding[batch.token_ids]
+        later = torch.from_numpy(np.flatnonzero(batch.loops.numpy()))
+        if len(later):
+            x[later] = x[later] * emb_scale + carries[batch.input_slots[later]] * hidden_scale
+        return x
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        return row_ops.rms_norm(x, weight, eps)
+
+    def add_rms_norm(
+        self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total = x + delta
+        return total, row_ops.rms_norm(total, weight, eps)
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return row_ops.silu_mul(gate_up)
+
+    def gates(
+        self, gate: HiddenGate | QueryGate, x: torch.Tensor, queries: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        if isinstance(gate, HiddenGate):
+            return row_ops.hidden_gates(row_ops.rms_norm(x, gate.norm, eps), gate.weight, gate.bias)
+        return row_ops.query_gates(queries, gate.weight, gate.bias)
+
+    def rotate_and_write(
+        self, qkv: torch.Tensor, rope: RopeTable, cache: LayerCache, batch: RowBatch
+    ) -> torch.Tensor:
+        heads = qkv.view(len(qkv), -1, cache.head_dim).numpy()
+        queries = torch.empty(len(qkv), heads.shape[1] - 2 * cache.num_kv_heads, cache.head_dim)
+        _rotate_and_write(
+            heads,
+            rope.cos.numpy(),
+            rope.sin.numpy(),
+            batch.positions.numpy(),
+            batch.cache_slots.numpy(),
+            cache.keys.numpy(),
+            cache.values.numpy(),
+            queries.numpy(),
+        )
+        return queries
 
     def attend(
-        self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: AttentionBatch
+        self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: RowBatch
     ) -> torch.Tensor:
         work = queries.numel() * int(batch.positions.max())
         kernel = _attend_parallel if work >= PARALLEL_WORK else _attend_serial
         return _launch(kernel, cache, queries, gates, batch)
 
-
-def compile_all() -> None:
-    """Compile every kernel on one row of one sequence."""
-    cache = LayerCache(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-    zero, row = torch.zeros(1, dtype=torch.int32), torch.zeros(1, 1, 1)
-    table, tables = zero.view(1, 1), zero.view(1, 1, 1)
-    batch = AttentionBatch(
-        slots=torch.zeros(1, dtype=torch.int64),
-        positions=zero,
-        loops=zero,
-        row_starts=torch.tensor([0, 1], dtype=torch.int32),
-        shared_tables=table,
-        window_tables=tables,
-        window_first=table,
-        window_floor=table,
-        window=0,
-    )
-    CpuAttention().write(cache, row, row, batch)
-    for kernel in (_attend_serial, _attend_parallel):
-        _launch(kernel, cache, row, row[0], batch)
+    def keep_hidden(
+        self, hidden: torch.Tensor, carries: torch.Tensor, block_hidden: torch.Tensor, batch: RowBatch
+    ) -> None:
+        for slots, stored in ((batch.output_slots, carries), (batch.snapshot_blocks, block_hidden)):
+            rows = torch.from_numpy(np.flatnonzero(slots.numpy() >= 0))
+            if len(rows):
+                stored[slots[rows]] = hidden[rows]
 
 
 def _launch(
@@ -63,17 +122,18 @@ def _launch(
     cache: LayerCache,
     queries: torch.Tensor,
     gates: torch.Tensor | None,
-    batch: AttentionBatch,
+    batch: RowBatch,
 ) -> torch.Tensor:
-    out = torch.empty(queries.shape, dtype=torch.float32)
+    out = torch.empty(queries.shape)
     if gates is None:
-        gates = torch.empty((0, queries.shape[1]), dtype=torch.float32)
+        gates = torch.empty(0, queries.shape[1])
     kernel(
         queries.numpy(),
         gates.numpy(),
         cache.keys.numpy(),
         cache.values.numpy(),
-        _tiles(batch.row_starts.numpy()),
+        batch.tiles.numpy(),
+        numba.get_num_threads(),
         batch.positions.numpy(),
         batch.loops.numpy(),
         batch.shared_tables.numpy(),
@@ -83,35 +143,40 @@ def _launch(
         batch.window,
         out.numpy(),
     )
-    return out
-
-
-def _tiles(row_starts: np.ndarray) -> np.ndarray:
-    """Cut each sequence's rows into tiles; int32 ``[tiles, 3]``: sequence, first row, last row + 1.
-
-    Late tiles of a prompt see more keys; dealing the tiles out like cards balances the contiguous shares that
-    numba gives its threads.
-    """
-    tiles = [
-        (sequence, row, min(row + TILE_ROWS, int(row_starts[sequence + 1])))
-        for sequence in range(len(row_starts) - 1)
-        for row in range(int(row_starts[sequence]), int(row_starts[sequence + 1]), TILE_ROWS)
-    ]
-    threads = numba.get_num_threads()
-    dealt = [tile for thread in range(threads) for tile in tiles[thread::threads]]
-    return np.array(dealt, dtype=np.int32).reshape(-1, 3)
+    return out.flatten(1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _write(
-    key_cache: np.ndarray, value_cache: np.ndarray, keys: np.ndarray, values: np.ndarray, slots: np.ndarray
+def _rotate_and_write(
+    heads: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    positions: np.ndarray,
+    slots: np.ndarray,
+    key_cache: np.ndarray,
+    value_cache: np.ndarray,
+    queries: np.ndarray,
 ) -> None:
-    block_size = key_cache.shape[2]
-    for row in range(slots.shape[0]):
-        slot = slots[row]
-        if slot >= 0:
-            key_cache[slot // block_size, :, slot % block_size, :] = keys[row]
-            value_cache[slot // block_size, :, slot % block_size, :] = values[row]
+    num_heads, kv_heads, block_size = queries.shape[1], key_cache.shape[1], key_cache.shape[2]
+    for row in range(heads.shape[0]):
+        row_cos, row_sin = cos[positions[row]], sin[positions[row]]
+        for head in range(num_heads):
+            _rotate_head(heads[row, head], row_cos, row_sin, queries[row, head])
+        if slots[row] < 0:
+            continue
+        block, offset = slots[row] // block_size, slots[row] % block_size
+        for head in range(kv_heads):
+            _rotate_head(heads[row, num_heads + head], row_cos, row_sin, key_cache[block, head, offset])
+            value_cache[block, head, offset] = heads[row, num_heads + kv_heads + head]
+
+
+@numba.njit(cache=True, nogil=True)
+def _rotate_head(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, out: np.ndarray) -> None:
+    """Rotate-half (Llama, NeoX) form of RoPE (arXiv 2104.09864): dimension d pairs with d + head_dim / 2."""
+    half = x.shape[0] // 2
+    for d in range(half):
+        out[d] = x[d] * cos[d] - x[half + d] * sin[d]
+        out[half + d] = x[half + d] * cos[d] + x[d] * sin[d]
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
@@ -243,6 +308,7 @@ def _attend_all(
     key_cache: np.ndarray,
     value_cache: np.ndarray,
     tiles: np.ndarray,
+    threads: int,
     positions: np.ndarray,
     loops: np.ndarray,
     shared_tables: np.ndarray,
@@ -252,9 +318,15 @@ def _attend_all(
     window: int,
     out: np.ndarray,
 ) -> None:
+    """Late tiles of a prompt see more keys: dealing the tiles out like cards balances the threads' shares."""
     kv_heads = key_cache.shape[1]
-    for item in numba.prange(tiles.shape[0] * kv_heads):
-        tile = tiles[item // kv_heads]
+    hand = (tiles.shape[0] + threads - 1) // threads
+    for item in numba.prange(hand * threads * kv_heads):
+        card = item // kv_heads
+        index = card % hand * threads + card // hand
+        if index >= tiles.shape[0]:
+            continue
+        tile = tiles[index]
         _attend_tile(
             item % kv_heads,
             tile[0],

@@ -1,17 +1,21 @@
-"""Matrix products whose rows don't depend on how many rows there are.
+"""Products of rows with weights, `kernels.interface.Linear`.
 
-Weights are packed once for oneDNN, which streams them at nearly full memory bandwidth for 1 to 8 rows, where a plain
-product reads them at half that from 4 rows on; that is what makes a second loop nearly free on a CPU. The packed copy
-replaces the plain one.
+On the CPU, weights are packed once for oneDNN, which streams them at nearly full memory bandwidth for 1 to 8 rows,
+where a plain product reads them at half that from 4 rows on; that is what makes a second loop nearly free on a CPU. The
+packed copy replaces the plain one. Each row's result is the same however many rows there are: a library may choose
+another kernel, and so another order of summation, for small row counts. `smallest_stable_rows` measures from which row
+count on results stop changing, and smaller batches are padded to it with zero rows.
 
-A library may choose another kernel, and so another order of summation, for small row counts. `smallest_stable_rows`
-measures from which row count on results stop changing, and smaller batches are padded to it with zero rows.
+On a GPU the products are the vendor's library's, which gives no such promise.
 """
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
+
+from kernels.interface import Linear
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +25,26 @@ MOST_PADDED_ROWS = 16
 """Padding further would cost more than batch invariance is worth."""
 
 
-class Linear:
-    """``y = x · weightᵀ + bias`` in float32.
+LinearFactory = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+"""Makes a product from its weight ``[out_features, in_features]``, which the caller then drops, and bias or None."""
 
-    Args:
-        weight: float32 ``[out_features, in_features]``; the caller should drop it afterwards.
-        bias: float32 ``[out_features]`` or None.
+
+class PlainLinear:
+    """The weight as it is, on its device and in its dtype."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+class PackedLinear:
+    """float32 on the CPU, packed for oneDNN where torch has it.
+
+    Attributes:
+        min_rows: smaller batches are padded to this.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -53,7 +71,22 @@ class Linear:
         return functional.linear(x, self.weight, self.bias)
 
 
-def smallest_stable_rows(linear: Linear) -> int:
+class PackedLinears:
+    """Makes batch-invariant packed products, measuring each weight shape once."""
+
+    def __init__(self) -> None:
+        self.min_rows: dict[tuple[int, int], int] = {}
+
+    def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
+        linear = PackedLinear(weight, bias)
+        shape = (linear.out_features, linear.in_features)
+        if shape not in self.min_rows:
+            self.min_rows[shape] = _affordable_min_rows(linear)
+        linear.min_rows = self.min_rows[shape]
+        return linear
+
+
+def smallest_stable_rows(linear: PackedLinear) -> int:
     """From which row count on each row's result is bit-equal to that in a large batch, by measurement."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(PROBE_REFERENCE_ROWS, linear.in_features, generator=generator)
@@ -66,19 +99,15 @@ def smallest_stable_rows(linear: Linear) -> int:
     return stable
 
 
-def make_batch_invariant(linears: list[Linear]) -> None:
-    """Set `min_rows` of all `linears`, measuring each weight shape once."""
-    measured: dict[tuple[int, int], int] = {}
-    for linear in linears:
-        shape = (linear.out_features, linear.in_features)
-        if shape not in measured:
-            measured[shape] = smallest_stable_rows(linear)
-            if measured[shape] > MOST_PADDED_ROWS:
-                logger.warning(
-                    "products with a %d×%d weight are not batch-invariant on this CPU (rows change up to %d rows): "
-                    "greedy tokens may depend on the batch",
-                    *shape,
-                    measured[shape],
-                )
-                measured[shape] = 1
-        linear.min_rows = measured[shape]
+def _affordable_min_rows(linear: PackedLinear) -> int:
+    measured = smallest_stable_rows(linear)
+    if measured <= MOST_PADDED_ROWS:
+        return measured
+    logger.warning(
+        "products with a %d×%d weight are not batch-invariant on this CPU (rows change up to %d rows): "
+        "greedy tokens may depend on the batch",
+        linear.out_features,
+        linear.in_features,
+        measured,
+    )
+    return 1

@@ -32,17 +32,18 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """Logistic function of ``[rows, width]``."""
-    out = torch.empty_like(x)
-    _sigmoid(x.numpy(), out.numpy())
+def hidden_gates(normed: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """``sigmoid(normed · weightᵀ + bias)`` for ``[rows, hidden]`` and a ``[heads, hidden]`` weight."""
+    out = torch.empty(len(normed), len(weight))
+    kernel = _hidden_gates_parallel if normed.numel() >= PARALLEL_ELEMENTS else _hidden_gates
+    kernel(normed.numpy(), weight.numpy(), bias.numpy(), out.numpy())
     return out
 
 
-def head_dots(queries: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """``queries[r, h] · weight[h] + bias[h]`` for ``[rows, heads, head_dim]``; returns ``[rows, heads]``."""
+def query_gates(queries: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """``sigmoid(queries[r, h] · weight[h] + bias[h])`` for ``[rows, heads, head_dim]``; returns ``[rows, heads]``."""
     out = torch.empty(queries.shape[:2])
-    _head_dots(queries.numpy(), weight.numpy(), bias.numpy(), out.numpy())
+    _query_gates(queries.numpy(), weight.numpy(), bias.numpy(), out.numpy())
     return out
 
 
@@ -53,8 +54,9 @@ def compile_all() -> None:
         norm(row, row[0], np.float32(1.0), out)
     for product in (_silu_mul, _silu_mul_parallel):
         product(row, out[:, :1].copy())
-    _sigmoid(row, out)
-    _head_dots(row[None], row, row[0], out[:, :1].copy())
+    for gates in (_hidden_gates, _hidden_gates_parallel):
+        gates(row, row, row[0], out)
+    _query_gates(row[None], row, row[0], out)
 
 
 def _pick(x: torch.Tensor, serial: Callable, parallel: Callable) -> Callable:
@@ -89,24 +91,30 @@ def _silu_mul_rows(gate_up: np.ndarray, out: np.ndarray) -> None:
         _silu_mul_row(gate_up[row], out[row])
 
 
-@numba.njit(cache=True, nogil=True)
-def _sigmoid(x: np.ndarray, out: np.ndarray) -> None:
-    for row in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            out[row, i] = np.float32(1.0) / (np.float32(1.0) + np.exp(-x[row, i]))
-
-
 @numba.njit(cache=True, nogil=True, fastmath=_REDUCE)
-def _head_dots(queries: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+def _gate(x: np.ndarray, weight: np.ndarray, bias: np.float32) -> np.float32:
+    total = np.float32(0.0)
+    for d in range(x.shape[0]):
+        total += x[d] * weight[d]
+    return np.float32(1.0) / (np.float32(1.0) + np.exp(-(total + bias)))
+
+
+@numba.njit(cache=True, nogil=True)
+def _query_gates(queries: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     for row in range(queries.shape[0]):
         for head in range(queries.shape[1]):
-            total = np.float32(0.0)
-            for d in range(queries.shape[2]):
-                total += queries[row, head, d] * weight[head, d]
-            out[row, head] = total + bias[head]
+            out[row, head] = _gate(queries[row, head], weight[head], bias[head])
+
+
+def _hidden_gates_rows(normed: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+    for row in numba.prange(normed.shape[0]):
+        for head in range(weight.shape[0]):
+            out[row, head] = _gate(normed[row], weight[head], bias[head])
 
 
 _rms_norm = numba.njit(cache=True, nogil=True)(_rms_norm_rows)
 _rms_norm_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_rms_norm_rows)
 _silu_mul = numba.njit(cache=True, nogil=True)(_silu_mul_rows)
 _silu_mul_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_silu_mul_rows)
+_hidden_gates = numba.njit(cache=True, nogil=True)(_hidden_gates_rows)
+_hidden_gates_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_hidden_gates_rows)

@@ -82,9 +82,17 @@ def serve(
     kv_cache_memory: Annotated[str | None, _option("kv_cache_memory", ENGINE, "SIZE")] = None,
     prefix_caching: Annotated[bool | None, _option("prefix_caching", ENGINE)] = None,
     attention_backend: Annotated[
-        str | None, _option("attention_backend", ENGINE, "auto|reference|cpu")
+        str | None, _option("attention_backend", ENGINE, "auto|cpu|reference|triton|xformers")
     ] = None,
+    device: Annotated[str | None, _option("device", ENGINE, "auto|cpu|cuda")] = None,
+    dtype: Annotated[str | None, _option("dtype", ENGINE, "auto|float32|float16|bfloat16")] = None,
+    kv_cache_dtype: Annotated[
+        str | None, _option("kv_cache_dtype", ENGINE, "auto|float32|float16|bfloat16|fp8")
+    ] = None,
+    quantization: Annotated[str | None, _option("quantization", ENGINE, "none|int8|int4")] = None,
+    cuda_graphs: Annotated[bool | None, _option("cuda_graphs", ENGINE)] = None,
     threads: Annotated[int | None, _option("threads", ENGINE)] = None,
+    tensor_parallel_size: Annotated[int | None, _option("tensor_parallel_size", ENGINE)] = None,
 ) -> int:
     """Serve MODEL until SIGTERM or Ctrl-C.
 

@@ -13,7 +13,15 @@ from typing import Annotated, Literal
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from engine.options import AttentionBackendName, EngineOptions, Execution
+from engine.options import (
+    AttentionBackendName,
+    CacheDtypeName,
+    DeviceName,
+    DtypeName,
+    EngineOptions,
+    Execution,
+    Quantization,
+)
 from server.errors import SettingsError
 
 ENV_PREFIX = "LOOPSERVE_"
@@ -74,8 +82,28 @@ class Settings(BaseSettings):
         None, description="Memory of the KV cache, such as 2GiB. Default: a fraction of the free memory."
     )
     prefix_caching: bool = Field(True, description="Keep and reuse the cache of finished prefixes.")
-    attention_backend: AttentionBackendName = Field("auto", description="Attention kernels.")
+    attention_backend: AttentionBackendName = Field(
+        "auto",
+        description="Kernels of attention and the row operations around it. Default: the device's fastest.",
+    )
+    device: DeviceName = Field("auto", description="Where the model runs. Default: a GPU if there is one.")
+    dtype: DtypeName = Field(
+        "auto", description="Type of weights and activations. Default: the checkpoint's; float32 on a CPU."
+    )
+    kv_cache_dtype: CacheDtypeName = Field(
+        "auto", description="Type of cached keys and values. Default: that of the activations."
+    )
+    quantization: Quantization = Field(
+        "none", description="Quantise the layers' weights while loading: int8, or int4 on a GPU in bfloat16."
+    )
+    cuda_graphs: bool = Field(True, description="On a GPU, run decode steps as captured graphs.")
     threads: int | None = Field(None, ge=1, le=4096, description="Compute threads. Default: all cores.")
+    tensor_parallel_size: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Split the model over so many GPUs, or processes on the CPU; without CUDA graphs if above 1.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -138,7 +166,13 @@ class Settings(BaseSettings):
             kv_cache_memory=None if self.kv_cache_memory is None else int(self.kv_cache_memory),
             prefix_caching=self.prefix_caching,
             attention_backend=self.attention_backend,
+            device=self.device,
+            dtype=self.dtype,
+            kv_cache_dtype=self.kv_cache_dtype,
+            quantization=self.quantization,
+            cuda_graphs=self.cuda_graphs,
             threads=self.threads,
+            tensor_parallel_size=self.tensor_parallel_size,
         )
 
 

@@ -1,6 +1,10 @@
-"""Settings of the test process that must be made before torch is loaded."""
+"""Settings of the test process that must be made before torch and Triton are loaded."""
 
 import os
 
 # Tests run servers and cores beside each other; compute threads that spin while they wait would starve them.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+# GPU kernels run in Triton's interpreter, unless `make gpu-check` runs these tests on a GPU.
+if os.environ.get("KERNEL_TEST_DEVICE", "cpu") == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"

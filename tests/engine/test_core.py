@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from engine.core import EngineCore
 from engine.errors import InvalidRequestError
+from engine.runner import StepLogits
 from scheduler.invariants import check, check_idle
+from scheduler.step_plan import StepPlan
 from tests import oracle
 from tests.engine.harness import checkpoint
 
@@ -90,25 +93,60 @@ def test_no_tokens_wanted_gives_the_prompts_logprobs_only():
     assert len(answer.prompt_logprobs) == len(PROMPT)
 
 
+def break_numbers_of(name: str, core: EngineCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the model gives NaN for the request `name`."""
+    run = core.model.runner.run
+
+    def broken(plan: StepPlan) -> StepLogits:
+        result = run(plan)
+        logits = result.logits.clone()
+        logits[[row.sequence.sequence_id == name for row in result.rows]] = torch.nan
+        return StepLogits(result.rows, logits)
+
+    monkeypatch.setattr(core.model.runner, "run", broken)
+
+
 def test_broken_numbers_fail_their_request_only(monkeypatch):
     expected = MODEL.driver().one(PROMPT, max_tokens=8).tokens
     driver = MODEL.driver()
-    model = driver.core.model.runner.model
-    logits_of = model.logits
-
-    def broken(x: torch.Tensor) -> torch.Tensor:
-        logits = logits_of(x).clone()
-        logits[:1] = torch.nan
-        return logits
-
     driver.add("broken", PROMPT[:3])
-    monkeypatch.setattr(model, "logits", broken)
-    while not driver.answers["broken"].finish_reason:
-        driver.step()
-    monkeypatch.undo()
+    break_numbers_of("broken", driver.core, monkeypatch)
+    driver.run()
     assert driver.answers["broken"].finish_reason == "error"
     driver.add("fine", PROMPT)
     assert driver.run()["fine"].tokens == expected
+
+
+def test_broken_numbers_beside_healthy_ones(monkeypatch):
+    expected = {seed: MODEL.driver().one(PROMPT, seed=seed, temperature=1.0).tokens for seed in (1, 2)}
+    driver = MODEL.driver()
+    driver.add("1", PROMPT, seed=1, temperature=1.0)
+    driver.add("bad", PROMPT, temperature=1.0, logprobs=1)
+    driver.add("2", PROMPT, seed=2, temperature=1.0)
+    break_numbers_of("bad", driver.core, monkeypatch)
+    answers = driver.run()
+    assert (answers["bad"].finish_reason, answers["bad"].tokens, answers["bad"].logprobs) == ("error", [], [])
+    assert answers["bad"].error
+    assert {seed: answers[str(seed)].tokens for seed in (1, 2)} == expected
+
+
+def test_a_step_reads_the_device_once(monkeypatch):
+    reads = []
+
+    def counted(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        reads.append(len(tensors))
+        return list(tensors)
+
+    monkeypatch.setattr("engine.sampler.to_host", counted)
+    driver = MODEL.driver()
+    driver.add("greedy", PROMPT, logprobs=2)
+    driver.add("drawn", PROMPT[:9], temperature=1.0, top_p=0.9, presence_penalty=0.5, prompt_logprobs=3)
+    driver.add("scored", PROMPT[:20], max_tokens=0, prompt_logprobs=0)
+    while driver.core.has_work:
+        before = len(reads)
+        driver.step()
+        assert len(reads) - before <= 1
+    assert len(reads) >= 8
 
 
 def test_stats_count_what_happened():

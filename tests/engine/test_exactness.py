@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.config import load_config
+from engine.options import EngineOptions
+from engine.placement import resolve_placement
 from engine.runner import block_bytes
 from scheduler.loop_layout import LoopLayout
 from tests import oracle
@@ -259,7 +261,9 @@ def settle_one(model: Checkpoint, prompt: list[int], block_size: int) -> tuple:
 def test_bits_are_the_same_after_preemption(loops, prefix_caching, params):
     model = model_of(loops, 8, on_hidden=True)
     layout = model.core().scheduler.layout
-    size = block_bytes(load_config(model.path, {}), layout.block_size, prefix_caching)
+    config = load_config(model.path, {})
+    placement = resolve_placement(EngineOptions(model_dir="", device="cpu"), config)
+    size = block_bytes(config, placement, layout.block_size, prefix_caching)
     driver = model.driver(
         max_rows_per_step=16,
         max_model_len=130,
@@ -301,10 +305,10 @@ def test_freed_blocks_are_never_read_again():
     while driver.core.has_work:
         driver.step()
         free = torch.tensor(driver.core.scheduler.blocks.free)
-        for layer in driver.core.model.runner.caches:
+        for layer in driver.core.model.runner.state.caches:
             layer.keys[free] = torch.nan
             layer.values[free] = torch.nan
-        driver.core.model.runner.carries[torch.tensor(driver.core.scheduler.carries.free)] = torch.nan
+        driver.core.model.runner.state.carries[torch.tensor(driver.core.scheduler.carries.free)] = torch.nan
     assert_exact(model, prompt, driver.answers["a"])
 
 

@@ -1,4 +1,4 @@
-"""RoPE tables against transformers' numbers and against the oracle; the rotation against the oracle's."""
+"""RoPE tables against transformers' numbers and against the oracle."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config import parse_config
-from engine.rope import apply_rope, build_rope_cache
+from engine.rope import build_rope_table
 from tests.make_checkpoint import random_config
 from tests.oracle import rope_tables
 
@@ -65,7 +65,8 @@ def test_tables_are_transformers(
     scaling: dict[str, Any] | None, length: int, frequencies: list[float], magnitude: float
 ) -> None:
     config = parse_config(random_config(max_position_embeddings=2048, rope_scaling=scaling))
-    cos, sin = build_rope_cache(config, length)
+    rope = build_rope_table(config, length, torch.device("cpu"))
+    cos, sin = rope.cos, rope.sin
     assert cos.shape == sin.shape == (length, 8)
     assert cos.dtype == sin.dtype == torch.float32
     torch.testing.assert_close(cos.square() + sin.square(), torch.full_like(cos, magnitude**2))
@@ -85,35 +86,6 @@ def test_tables_are_the_oracles(
     values = random_config(
         max_position_embeddings=2048, rope_scaling=scaling, head_dim=head_dim, rope_theta=theta
     )
-    for table, reference in zip(
-        build_rope_cache(parse_config(values), length), rope_tables(values, length), strict=True
-    ):
+    rope = build_rope_table(parse_config(values), length, torch.device("cpu"))
+    for table, reference in zip((rope.cos, rope.sin), rope_tables(values, length), strict=True):
         torch.testing.assert_close(table.double(), reference, rtol=0, atol=1e-7)
-
-
-def test_rotation_keeps_lengths_and_depends_on_distance_only() -> None:
-    generator = torch.Generator().manual_seed(0)
-    cos, sin = build_rope_cache(parse_config(random_config()), 64)
-    query, key = torch.randn(2, 1, 4, 16, generator=generator)
-
-    def score(query_position: int, key_position: int) -> torch.Tensor:
-        q = apply_rope(query, cos[[query_position]], sin[[query_position]])
-        k = apply_rope(key, cos[[key_position]], sin[[key_position]])
-        return (q * k).sum(-1)
-
-    torch.testing.assert_close(score(20, 13), score(47, 40), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(score(20, 13), score(20, 12), atol=1e-2)
-    torch.testing.assert_close(apply_rope(query, cos[[9]], sin[[9]]).norm(dim=-1), query.norm(dim=-1))
-
-
-def test_rotation_pairs_a_dimension_with_the_one_half_a_head_away() -> None:
-    cos, sin = build_rope_cache(parse_config(random_config()), 2)
-    x = torch.zeros(1, 1, 16)
-    x[0, 0, 0] = 1.0
-    before = x.clone()
-    rotated = apply_rope(x, cos[[1]], sin[[1]])
-    assert rotated.nonzero()[:, 2].tolist() == [0, 8]
-    torch.testing.assert_close(
-        rotated[0, 0, [0, 8]], torch.tensor([1.0, 1.0]).mul(torch.tensor([0.5403023, 0.8414710]))
-    )
-    assert torch.equal(x, before)

@@ -23,17 +23,21 @@ def operations(width: int):
             row_ops.silu_mul,
             lambda x: functional.silu(x[:, :width]) * x[:, width:],
         ),
-        "sigmoid": ((width,), row_ops.sigmoid, torch.sigmoid),
-        "head_dots": (
+        "hidden_gates": (
+            (width,),
+            lambda x: row_ops.hidden_gates(x, head_weight, bias),
+            lambda x: torch.sigmoid(x @ head_weight.T + bias),
+        ),
+        "query_gates": (
             (4, width),
-            lambda x: row_ops.head_dots(x, head_weight, bias),
-            lambda x: (x * head_weight).sum(-1) + bias,
+            lambda x: row_ops.query_gates(x, head_weight, bias),
+            lambda x: torch.sigmoid((x * head_weight).sum(-1) + bias),
         ),
     }
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["rms_norm", "silu_mul", "sigmoid", "head_dots"])
+@pytest.mark.parametrize("name", ["rms_norm", "silu_mul", "hidden_gates", "query_gates"])
 def test_right_and_independent_of_the_other_rows(name, width):
     torch.manual_seed(0)
     shape, actual, expected = operations(width)[name]
@@ -46,8 +50,9 @@ def test_right_and_independent_of_the_other_rows(name, width):
 
 
 def test_extreme_values_stay_finite():
-    x = torch.tensor([[-1000.0, 1000.0, 0.0]])
-    assert torch.equal(row_ops.sigmoid(x), torch.tensor([[0.0, 1.0, 0.5]]))
+    weight = torch.tensor([[-1000.0], [1000.0], [0.0]])
+    gates = row_ops.hidden_gates(torch.ones(1, 1), weight, torch.zeros(3))
+    assert torch.equal(gates, torch.tensor([[0.0, 1.0, 0.5]]))
     assert torch.equal(
         row_ops.silu_mul(torch.tensor([[-1000.0, 1000.0, 1.0, 1.0]])), torch.tensor([[-0.0, 1000.0]])
     )

@@ -50,7 +50,13 @@ def test_engine_options_are_all_passed_on() -> None:
         "kv_cache_memory": "2GiB",
         "prefix_caching": False,
         "attention_backend": "reference",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "kv_cache_dtype": "fp8",
+        "quantization": "int8",
+        "cuda_graphs": False,
         "threads": 3,
+        "tensor_parallel_size": 2,
     }
     options = load_settings({"model": "m/n", **given}).engine_options(Path("/models/x"))
     assert options.kv_cache_memory == 2 * 1024**3

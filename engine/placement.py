@@ -1,0 +1,109 @@
+"""Where the model lives and in which formats: device, dtypes, kernel backend."""
+
+import importlib.util
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from engine.config import ModelConfig
+from engine.errors import ModelError
+from engine.options import EngineOptions, Quantization
+from kernels.registry import BackendError, resolve_backend
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CACHE_DTYPES = {**DTYPES, "fp8": torch.uint8}
+"""fp8 is e4m3 in bytes (`kernels.e4m3`)."""
+
+FREE_MEMORY_SHARE = {"cpu": 0.3, "cuda": 0.85}
+"""Share of the memory left after loading that the block pool takes by default. A GPU is ours alone; what is left there
+is for activations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Decided once at start-up.
+
+    Attributes:
+        dtype: of weights, activations and H vectors.
+        cache_dtype: of keys and values; uint8 means e4m3.
+        backend: name of the kernel backend.
+        quantization: of the layers' weights.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    cache_dtype: torch.dtype
+    backend: str
+    quantization: Quantization
+
+    @property
+    def captures_graphs(self) -> bool:
+        """A pass is launches only; the other backends read tensors on the host in between."""
+        return self.device.type == "cuda" and self.backend == "triton"
+
+
+def resolve_placement(options: EngineOptions, config: ModelConfig, rank: int = 0) -> Placement:
+    """What the options mean on this machine; each rank of a split model has a GPU of its own.
+
+    Raises:
+        ModelError: the device is missing or doesn't support what is asked for.
+    """
+    device = _device(options, rank)
+    try:
+        backend = resolve_backend(options.attention_backend, device)
+    except BackendError as error:
+        raise ModelError(str(error)) from None
+    natural = config.torch_dtype if device.type == "cuda" else "float32"
+    dtype = DTYPES[natural if options.dtype == "auto" else options.dtype]
+    cache_dtype = dtype if options.kv_cache_dtype == "auto" else CACHE_DTYPES[options.kv_cache_dtype]
+    if backend == "cpu" and (dtype, cache_dtype) != (torch.float32, torch.float32):
+        raise ModelError(
+            "--attention-backend cpu computes in float32; leave --dtype and --kv-cache-dtype at auto, or try "
+            "--attention-backend reference (slow)"
+        )
+    if backend == "xformers" and (cache_dtype != dtype or dtype == torch.float32):
+        raise ModelError(
+            "--attention-backend xformers computes in float16 or bfloat16 with a cache of the same type; "
+            "use triton for others"
+        )
+    _check_quantization(options.quantization, device, dtype)
+    return Placement(device, dtype, cache_dtype, backend, options.quantization)
+
+
+def free_memory(device: torch.device, num_ranks: int) -> int:
+    """Bytes that each rank's block pool may take by default; ranks on the CPU share its memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = psutil.virtual_memory().available // num_ranks
+    return int(free * FREE_MEMORY_SHARE[device.type])
+
+
+def _check_quantization(quantization: Quantization, device: torch.device, dtype: torch.dtype) -> None:
+    if quantization != "none" and importlib.util.find_spec("torchao") is None:
+        raise ModelError(
+            f"--quantization {quantization} needs the package torchao: pip install 'loopserve[quantization]'"
+        )
+    if quantization == "int4" and (device.type, dtype) != ("cuda", torch.bfloat16):
+        raise ModelError("--quantization int4 needs a GPU and --dtype bfloat16; int8 runs everywhere")
+
+
+def _device(options: EngineOptions, rank: int) -> torch.device:
+    name, size = str(options.device), options.tensor_parallel_size
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            "--device cuda: torch finds no GPU; install its CUDA build and a driver, or use --device cpu"
+        )
+    if name == "cpu" or size == 1:
+        return torch.device(name)
+    if torch.cuda.device_count() < size:
+        raise ModelError(
+            f"--tensor-parallel-size {size} needs {size} GPUs, but torch finds {torch.cuda.device_count()}; "
+            "lower it, or use --device cpu"
+        )
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)  # where kernels that are launched without a tensor's device go
+    return device
