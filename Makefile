@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install serve test lint format bench-step clean
+.PHONY: install serve test lint format bench-step compile-kernels roofline gpu-check clean
 
 install: .venv/installed
 
@@ -32,6 +32,16 @@ format: .venv/installed-test
 
 bench-step: .venv/installed-test   ## step time and KV bytes, parallel against sequential
 	$(BIN)/python -m benchmarks.step_time
+
+compile-kernels: .venv/installed-test   ## compile every GPU kernel ahead of time; no GPU needed
+	env -u TRITON_INTERPRET $(BIN)/python -m tools.compile_kernels
+
+roofline: .venv/installed-test  ## the roofline page and its plots; a model, not a measurement
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m tools.roofline
+
+gpu-check: .venv/installed-test   ## on a machine with a GPU: test the kernels natively and measure
+	env -u TRITON_INTERPRET $(BIN)/python -m tools.gpu_check
 
 clean:
 	rm -rf .venv
