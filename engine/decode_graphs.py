@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from engine.staging import TENSORS, Staging, packed_size, unpacked
-from kernels.interface import RowBatch
+from kernels.interface import RowBatch, Tiling
 
 Work = Callable[[], torch.Tensor]
 Capture = Callable[[Work], tuple[Callable[[], None], torch.Tensor]]
@@ -32,7 +32,7 @@ class DecodeLimits:
     Attributes:
         rows_per_sequence: rows of a decoding sequence: R, or 1 if loops run one after another.
         window_blocks: entries of a window's block table.
-        split_keys: of the kernel backend; None if it never splits.
+        tiling: of the kernel backend.
     """
 
     num_loops: int
@@ -41,7 +41,7 @@ class DecodeLimits:
     max_model_len: int
     block_size: int
     window: int
-    split_keys: int | None
+    tiling: Tiling
 
     @property
     def window_blocks(self) -> int:
@@ -57,7 +57,7 @@ class DecodeLimits:
 
     def contexts(self) -> list[int]:
         """Context lengths that block tables are padded to: one part of a split decode, and multiples of it."""
-        context, found = self.split_keys or 512, []
+        context, found = self.tiling.split_keys or 512, []
         while context < self.max_model_len:
             found.append(context)
             context *= _CONTEXT_GROWTH
@@ -134,8 +134,9 @@ class DecodeGraphs:
         return next(fitting, None)
 
     def _num_parts(self, shape: DecodeShape) -> int:
-        split = self.limits.split_keys
-        if split is None or shape.context <= split:
+        tiling = self.limits.tiling
+        split = tiling.split_keys
+        if split is None or (shape.context <= split and not tiling.always_splits):
             return 0
         return shape.sequences * (1 + -(-shape.context // split))
 

@@ -18,7 +18,6 @@ from engine.options import EngineOptions
 from engine.rank_link import CacheSize
 from engine.rank_loading import LoadedRank, LoadPlan, load_rank, plan_load
 from engine.runner import ModelRunner, block_bytes
-from kernels.interface import KernelBackend
 from scheduler.scheduler import Scheduler, SchedulerLimits
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ def _load_with(followers: Followers, plan: LoadPlan, show_progress: bool) -> Loa
     followers.make_caches(size)
     runner = rank.make_runner(size, followers)
     if placement.captures_graphs and options.cuda_graphs and options.tensor_parallel_size == 1:
-        runner.capture_graphs(_decode_limits(plan, rank.kernels, max_model_len), CudaGraphCapture())
+        runner.capture_graphs(_decode_limits(plan, runner, max_model_len), CudaGraphCapture())
     ready = _describe(plan, scheduler, max_model_len)
     _log(options, plan.config, ready)
     return LoadedModel(plan.config, runner, scheduler, max_model_len, ready)
@@ -102,7 +101,7 @@ def _fitting_model_len(scheduler: Scheduler, options: EngineOptions, wanted: int
     return fitting
 
 
-def _decode_limits(plan: LoadPlan, kernels: KernelBackend, max_model_len: int) -> DecodeLimits:
+def _decode_limits(plan: LoadPlan, runner: ModelRunner, max_model_len: int) -> DecodeLimits:
     options, layout = plan.options, plan.layout
     return DecodeLimits(
         num_loops=layout.num_loops,
@@ -111,7 +110,7 @@ def _decode_limits(plan: LoadPlan, kernels: KernelBackend, max_model_len: int) -
         max_model_len=max_model_len,
         block_size=layout.block_size,
         window=layout.window,
-        split_keys=kernels.split_keys,
+        tiling=runner.format.tiling,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernels.interface import RowBatch
+from kernels.interface import RowBatch, Tiling
 from scheduler.carry_pool import NO_SLOT
 from scheduler.loop_layout import LoopLayout
 from scheduler.sequence import BlockTable, Sequence
@@ -27,13 +27,12 @@ class BatchFormat:
 
     Attributes:
         window: W of `RowBatch`.
-        tile_rows, split_keys: of the kernel backend.
+        tiling: of the kernel backend.
         keeps_snapshots: there is a prefix cache that restores H vectors.
     """
 
     window: int
-    tile_rows: int
-    split_keys: int | None
+    tiling: Tiling
     keeps_snapshots: bool
 
 
@@ -66,8 +65,8 @@ def build_row_batch(
     slots = np.concatenate([_cache_slots(segment, layout.block_size) for segment in segments])
     at_block_end = (positions + 1) % layout.block_size == 0
     snapshots = at_block_end & (slots >= 0) & (loops < layout.num_loops - 1) & wanted.keeps_snapshots
-    tiles, num_decode_tiles = _tiles(sequences, wanted.tile_rows)
-    parts, part_starts = _parts(tiles[:num_decode_tiles], positions, wanted.split_keys)
+    tiles, num_decode_tiles = _tiles(sequences, wanted.tiling.tile_rows)
+    parts, part_starts = _parts(tiles[:num_decode_tiles], positions, wanted.tiling)
     logit_rows = _logit_rows(sequences, layout.num_loops - 1)
     later_loops = range(1, layout.num_loops)
     window_tables = [s.sequence.tables[loop] for s in sequences for loop in later_loops]
@@ -142,15 +141,14 @@ def _tiles(sequences: list[SequenceRows], tile_rows: int) -> tuple[np.ndarray, i
     return np.array(decode + prefill, dtype=np.int32), len(decode)
 
 
-def _parts(
-    decode_tiles: np.ndarray, positions: np.ndarray, split_keys: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """`RowBatch.parts` and `RowBatch.part_starts`; no parts if every context fits one."""
+def _parts(decode_tiles: np.ndarray, positions: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:
+    """`RowBatch.parts` and `RowBatch.part_starts`."""
     nothing = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
+    split_keys = tiling.split_keys
     if split_keys is None or len(decode_tiles) == 0:
         return nothing
     contexts = np.array([positions[first:stop].max() + 1 for _, first, stop in decode_tiles])
-    if contexts.max() <= split_keys:
+    if contexts.max() <= split_keys and not tiling.always_splits:
         return nothing
     counts = 1 + -(-contexts // split_keys)
     starts = np.cumsum(counts) - counts

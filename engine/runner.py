@@ -45,8 +45,7 @@ class ModelRunner:
         group = config.num_heads // config.num_kv_heads
         self.format = BatchFormat(
             config.loops.window,
-            kernels.tile_rows(config.head_dim, group, state.carries.dtype),
-            kernels.split_keys,
+            kernels.tiling(config.head_dim, group, config.loops.num_loops, state.carries.dtype),
             keeps_snapshots=len(state.block_hidden) > 1,
         )
         self.staging = Staging(device)

@@ -19,11 +19,14 @@ TENSORS = [field.name for field in fields(RowBatch) if field.type is torch.Tenso
 
 
 class Staging:
-    """The pinned buffer. One step is in flight at a time: its results have been read before the next one is staged."""
+    """Packs and copies.
+
+    The host may be a step ahead of the copy, so every step takes a pinned buffer of its own. PyTorch's allocator keeps
+    them, and gives one out again only when the copies from it are done.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.pinned = self._make_pinned(0)
 
     def upload(self, batch: RowBatch, into: torch.Tensor | None = None) -> RowBatch:
         """The batch on the device; a batch for the CPU is returned as it is.
@@ -34,16 +37,12 @@ class Staging:
         if self.device.type == "cpu" and into is None:
             return batch
         size = packed_size(batch)
-        if len(self.pinned) < size:
-            self.pinned = self._make_pinned(size)
-        pack(batch, self.pinned)
+        pinned = torch.empty(size, dtype=torch.int32, pin_memory=self.device.type == "cuda")
+        pack(batch, pinned)
         if into is None:
             into = torch.empty(size, dtype=torch.int32, device=self.device)
-        into[:size].copy_(self.pinned[:size], non_blocking=True)
+        into[:size].copy_(pinned, non_blocking=True)
         return unpacked(batch, into)
-
-    def _make_pinned(self, size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=torch.int32, pin_memory=self.device.type == "cuda")
 
 
 def packed_size(batch: RowBatch) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kernels import row_ops
-from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch
+from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch, Tiling
 
 TILE_ROWS = 16
 PARALLEL_WORK = 1 << 20
@@ -22,8 +22,6 @@ PARALLEL_WORK = 1 << 20
 
 class CpuBackend:
     """float32 only: CPUs without AVX512-BF16 compute half precision more slowly than single."""
-
-    split_keys = None
 
     def warm_up(self) -> None:
         """Call every kernel, serial and parallel, on the smallest inputs: seconds once, then numba's cache."""
@@ -48,8 +46,8 @@ class CpuBackend:
         for kernel in (_attend_serial, _attend_parallel):
             _launch(kernel, cache, queries, torch.zeros(1, 1), batch)
 
-    def tile_rows(self, head_dim: int, group: int, dtype: torch.dtype) -> int:
-        return TILE_ROWS
+    def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
+        return Tiling(TILE_ROWS)
 
     def loop_input(
         self,

@@ -56,7 +56,7 @@ class RowBatch:
         cache_slots: ``[rows]``: block · block_size + offset where the row's k, v go; -1 for nowhere.
         tiles: ``[tiles, 3]``: sequence, first row, last row + 1.
         parts: ``[parts, 2]``: tile and part, the work of a decode split over the context: part 0 is the tile's
-            windows, part n > 0 its n-th run of `backend.split_keys` shared keys; tile -1 is padding. Empty if the
+            windows, part n > 0 its n-th run of `Tiling.split_keys` shared keys; tile -1 is padding. Empty if the
             decode tiles are not split.
         part_starts: ``[decode tiles]``: index of each tile's part 0.
         shared_tables: ``[sequences, most blocks]``: block ids of loop 0 from position 0 on.
@@ -124,6 +124,21 @@ class QueryGate:
     bias: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a backend wants a batch cut. Constants of the model's shape, so no row's result depends on its batch.
+
+    Attributes:
+        tile_rows: most rows of a tile that is not a decode tile.
+        split_keys: shared keys per part of a split decode; None if decode is never split.
+        always_splits: decode is split even if every context fits one part.
+    """
+
+    tile_rows: int
+    split_keys: int | None = None
+    always_splits: bool = False
+
+
 class Linear(Protocol):
     """``y = x · weightᵀ + bias`` for ``[rows, in_features]``."""
 
@@ -131,21 +146,14 @@ class Linear(Protocol):
 
 
 class KernelBackend(Protocol):
-    """Everything a pass does to rows beside the products with weights.
-
-    Attributes:
-        split_keys: shared keys per part of a split decode; None if this backend never splits. A constant, so that a
-            row's result doesn't depend on its batch.
-    """
-
-    split_keys: int | None
+    """Everything a pass does to rows beside the products with weights."""
 
     def warm_up(self) -> None:
         """Compile what can be compiled before there is a model."""
         ...
 
-    def tile_rows(self, head_dim: int, group: int, dtype: torch.dtype) -> int:
-        """Most rows of a tile that is not a decode tile.
+    def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
+        """How batches are to be cut.
 
         Args:
             group: query heads per KV head.

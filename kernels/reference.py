@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from kernels import e4m3
-from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch
+from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch, Tiling
 
 UNCUT = 1 << 30
 """Tile height of backends that take whole segments."""
@@ -16,10 +16,8 @@ UNCUT = 1 << 30
 class TorchRowOps:
     """A backend without its attention: the operations that see one row at a time. Segments are never cut."""
 
-    split_keys = None
-
-    def tile_rows(self, head_dim: int, group: int, dtype: torch.dtype) -> int:
-        return UNCUT
+    def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
+        return Tiling(UNCUT)
 
     def warm_up(self) -> None:
         """Nothing is compiled."""

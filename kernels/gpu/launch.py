@@ -46,6 +46,15 @@ def decode_launch(head_dim: int, element_bytes: int, lanes: int) -> AttentionLau
     return _launch(head_dim, element_bytes, max(lanes, 16))
 
 
+def always_splits(head_dim: int, lanes: int) -> bool:
+    """Whether decode tiles go to the split kernels whatever the context.
+
+    `tile_attention` holds two sums at a time, that of the shared keys and that of the windows: with 64 lanes of 256
+    elements 128 KiB of a multiprocessor's 256 KiB of registers, which it spills.
+    """
+    return _power_of_two(max(lanes, 16)) * _padded(head_dim) > 8192
+
+
 def prefill_launch(head_dim: int, element_bytes: int, group: int) -> AttentionLaunch:
     """For the other tiles."""
     # 64 lanes fill the tensor-core instructions of sm_90 and sm_100; in float32 nothing does, and they spill.
@@ -54,9 +63,9 @@ def prefill_launch(head_dim: int, element_bytes: int, group: int) -> AttentionLa
 
 
 def _launch(head_dim: int, element_bytes: int, lanes: int) -> AttentionLaunch:
-    """Eight warps where four would not hold the lanes' queries and sums in registers: over 4 KiB of queries."""
+    """Eight warps where four would not hold the lanes' queries and sums in registers."""
     lanes = _power_of_two(lanes)
-    warps = 4 if lanes * _padded(head_dim) * element_bytes <= 4096 else 8
+    warps = 4 if lanes * _padded(head_dim) <= 2048 and element_bytes <= 2 else 8
     return AttentionLaunch(lanes, _keys(head_dim, element_bytes), warps, num_stages=2)
 
 

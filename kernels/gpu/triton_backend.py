@@ -19,7 +19,7 @@ from kernels.gpu.rotate_and_write import rotate_and_write
 from kernels.gpu.silu_mul import silu_mul
 from kernels.gpu.split_attention import merge_parts, partial_attention
 from kernels.gpu.tile_attention import tile_attention
-from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch
+from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch, Tiling
 
 Launch = Callable[..., None]
 """``launch(kernel, grid, *arguments, num_warps=…, num_stages=…, **constexprs)``."""
@@ -36,8 +36,6 @@ class TritonBackend:
     All tensors must be contiguous and on one device.
     """
 
-    split_keys: int | None = sizes.SPLIT_KEYS
-
     def __init__(self, launch: Launch = launch_kernel) -> None:
         self.launch = launch
         self.unit_scales: dict[tuple[torch.device, int], torch.Tensor] = {}
@@ -45,8 +43,10 @@ class TritonBackend:
     def warm_up(self) -> None:
         """Kernels are compiled for the model's shapes by its first pass."""
 
-    def tile_rows(self, head_dim: int, group: int, dtype: torch.dtype) -> int:
-        return sizes.prefill_launch(head_dim, dtype.itemsize, group).lanes // group
+    def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
+        lanes = sizes.prefill_launch(head_dim, dtype.itemsize, group).lanes
+        always = sizes.always_splits(head_dim, group * num_loops)
+        return Tiling(lanes // group, sizes.SPLIT_KEYS, always)
 
     def loop_input(
         self,
@@ -302,7 +302,7 @@ class TritonBackend:
             batch.window_tables.shape[-1],
             _score_scale(cache),
             WINDOW=batch.window,
-            SPLIT_KEYS=self.split_keys,
+            SPLIT_KEYS=sizes.SPLIT_KEYS,
             KEYS=launch.keys,
             **shape,
             num_warps=launch.num_warps,
@@ -322,7 +322,7 @@ class TritonBackend:
             batch.positions,
             batch.loops,
             out,
-            SPLIT_KEYS=self.split_keys,
+            SPLIT_KEYS=sizes.SPLIT_KEYS,
             **shape,
             num_warps=launch.num_warps,
         )

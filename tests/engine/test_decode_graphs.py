@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from engine.core import EngineCore
 from engine.decode_graphs import MAX_PARTS, DecodeLimits, DecodeShape, Work
+from kernels.interface import Tiling
 from tests.engine.harness import Checkpoint, Driver, checkpoint
 
 
@@ -40,7 +41,7 @@ def limits_of(core: EngineCore, **changes: int) -> DecodeLimits:
         "max_model_len": core.model.max_model_len,
         "block_size": layout.block_size,
         "window": config.loops.window,
-        "split_keys": core.model.runner.format.split_keys,
+        "tiling": core.model.runner.format.tiling,
         **changes,
     }
     return DecodeLimits(**values)
@@ -132,7 +133,7 @@ def test_a_batch_that_no_shape_fits_runs_without_a_graph():
     split=st.sampled_from([None, 512]),
 )
 def test_shapes_cover_every_batch_within_the_limits(max_num_seqs, max_model_len, split):
-    limits = DecodeLimits(2, 2, max_num_seqs, max_model_len, 16, 64, split)
+    limits = DecodeLimits(2, 2, max_num_seqs, max_model_len, 16, 64, Tiling(16, split))
     counts, contexts = limits.sequence_counts(), limits.contexts()
     assert counts == sorted(set(counts))
     assert contexts == sorted(set(contexts))
@@ -145,7 +146,9 @@ def test_shapes_cover_every_batch_within_the_limits(max_num_seqs, max_model_len,
 def test_padding_parts_stay_bounded():
     driver, _ = graphed(checkpoint(seed=5))
     graphs = driver.core.model.runner.graphs
-    graphs.limits = DecodeLimits(2, 2, 64, 131072, 16, 64, 512)
+    graphs.limits = DecodeLimits(2, 2, 64, 131072, 16, 64, Tiling(16, 512))
     assert graphs._num_parts(DecodeShape(1, 131072)) == 257
     assert graphs._num_parts(DecodeShape(64, 512)) == 0
     assert graphs._num_parts(DecodeShape(64, 131072)) > MAX_PARTS
+    graphs.limits = DecodeLimits(2, 2, 64, 131072, 16, 64, Tiling(16, 512, always_splits=True))
+    assert graphs._num_parts(DecodeShape(3, 512)) == 6

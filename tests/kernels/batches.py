@@ -102,7 +102,8 @@ def random_cache(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.
 
 def tiled_for(backend: KernelBackend, case: KernelCase) -> KernelCase:
     """The case with the tiles and parts that a step plan would have for `backend`."""
-    batch = case.batch
+    batch, group = case.batch, case.queries.shape[1] // case.cache.num_kv_heads
+    tiling = backend.tiling(case.cache.head_dim, group, batch.num_loops, case.queries.dtype)
     by_sequence: dict[int, list[list[int]]] = {}
     for tile in batch.tiles.tolist():
         by_sequence.setdefault(tile[0], []).append(tile)
@@ -112,18 +113,16 @@ def tiled_for(backend: KernelBackend, case: KernelCase) -> KernelCase:
             decode.append((sequence, tiles[0][1], tiles[-1][2]))
             continue
         for _, first, stop in tiles:
-            step = backend.tile_rows(
-                case.cache.head_dim, case.queries.shape[1] // case.cache.num_kv_heads, case.queries.dtype
-            )
+            step = tiling.tile_rows
             prefill += [(sequence, row, min(row + step, stop)) for row in range(first, stop, step)]
     parts: list[tuple[int, int]] = []
     starts: list[int] = []
-    if backend.split_keys is not None:
+    if tiling.split_keys is not None:
         contexts = [int(batch.positions[first:stop].max()) + 1 for _, first, stop in decode]
-        if contexts and max(contexts) > backend.split_keys:
+        if contexts and (tiling.always_splits or max(contexts) > tiling.split_keys):
             for tile, context in enumerate(contexts):
                 starts.append(len(parts))
-                parts += [(tile, part) for part in range(1 + -(-context // backend.split_keys))]
+                parts += [(tile, part) for part in range(1 + -(-context // tiling.split_keys))]
     return replace(
         case,
         batch=replace(

@@ -21,7 +21,7 @@ def test_auto_is_the_devices_fastest() -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_backend_loads(name: str) -> None:
     backend = load_backend(name)
-    assert backend.tile_rows(64, 5, torch.bfloat16) >= 1
+    assert backend.tiling(64, 5, 2, torch.bfloat16).tile_rows >= 1
 
 
 @pytest.mark.parametrize(

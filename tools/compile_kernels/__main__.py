@@ -46,8 +46,6 @@ def main() -> int:
     if INTERPRETED:
         print("error: TRITON_INTERPRET=1 replaces the compiler by an interpreter; unset it", file=sys.stderr)
         return 2
-    # Triton's default, said aloud: silences a warning in every worker.
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     chosen, text = (
         (shapes.quick_shapes(), shapes.QUICK_TEXT)
         if options.quick

@@ -153,11 +153,14 @@ def _attend(backend: TritonBackend, recorder: Recorder, shape: ModelShape) -> No
     cache, queries = _cache(shape), _empty(shape, ROWS, shape.heads, shape.head_dim)
     gates = torch.empty(ROWS, shape.heads, device=META) if shape.num_loops > 1 else None
     recorder.precision = shape.precision
+    tiling = backend.tiling(shape.head_dim, shape.heads // shape.kv_heads, shape.num_loops, shape.dtype)
     for phase, decode_tiles, prefill_tiles, parts in (
         ("decode", SEQUENCES, 0, 0),
         ("split decode", SEQUENCES, 0, 3 * SEQUENCES),
         ("prefill", 0, SEQUENCES, 0),
     ):
+        if phase == "decode" and tiling.always_splits:
+            continue
         recorder.phase = phase
         backend.attend(cache, queries, gates, _batch(shape, decode_tiles, prefill_tiles, parts))
 

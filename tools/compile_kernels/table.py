@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from tools.compile_kernels.launches import Launch
 from tools.compile_kernels.measure import Resources
-from tools.compile_kernels.rules import SMALL_SPILL, WIDE_HEAD, WIDE_HEAD_SPILL, Compiled
+from tools.compile_kernels.rules import Compiled
 from tools.compile_kernels.targets import TARGETS, Target
 
 HEAD = """# Triton kernels, compiled ahead of time
@@ -24,21 +24,15 @@ Model shapes: {shapes}
 * Occupancy: warps that can live on a multiprocessor by registers, shared and tensor memory, blocks and warps, as a
   share of the most that it holds. A ceiling from the manuals, not a measurement.
 
-Rules: everything compiles; shared memory fits; half-precision attention uses tensor cores; decode spills at
-most {small_spill} bytes per thread (heads of {wide_head}: {wide_spill}).
+Rules: everything compiles; shared memory fits; half-precision attention uses tensor cores; decode spills
+nothing.
 """
 
 
 def page(compiled: Iterable[Compiled], version: str, shapes: str) -> str:
     """The whole page; the same input gives the same text."""
     rows = sorted(compiled, key=lambda row: (_name(row), _configuration(row), row.target.name))
-    head = HEAD.format(
-        version=version,
-        shapes=shapes,
-        small_spill=SMALL_SPILL,
-        wide_head=WIDE_HEAD,
-        wide_spill=WIDE_HEAD_SPILL,
-    )
+    head = HEAD.format(version=version, shapes=shapes)
     return "\n".join(
         [head, "## Summary", "", *_summary(rows), "", "## Every configuration", "", *_full(rows), ""]
     )

@@ -116,6 +116,14 @@ def test_splitting_a_context_that_fits_one_part_changes_no_bit():
     assert torch.equal(actual.cpu(), attend(case))
 
 
+def test_wide_tiles_are_split_even_if_the_context_is_short():
+    """Their sums don't fit a program's registers twice, so only the split kernels ever decode them."""
+    case = random_case(23, num_loops=4, kv_heads=1, group=12, head_dim=256, lengths=(30, 9), new_rows=(1, 1))
+    tiled = tiled_for(TritonBackend(), case)
+    assert tiled.batch.parts.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert_within_bound(case)
+
+
 @pytest.mark.parametrize("long", [400, 1400])
 def test_a_row_is_bit_equal_alone_and_in_any_batch(long):
     case = random_case(
