@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import triton
 
 from kernels.gpu import triton_backend
 from tools.compile_kernels import shapes
@@ -17,6 +18,7 @@ from tools.compile_kernels.rules import Compiled, broken_rules
 from tools.compile_kernels.table import page
 from tools.compile_kernels.targets import TARGETS, AmdComputeUnit
 
+ROOT = Path(__file__).parents[2]
 PTX = """
 .visible .entry tile_attention(
 .reqntid 128
@@ -122,8 +124,7 @@ def test_amd_occupancy(resources: Resources, expected: float) -> None:
 def test_every_kernel_is_launched() -> None:
     functions = {name for name, value in vars(triton_backend).items() if hasattr(value, "fn")}
     assert len(functions) == 10
-    for chosen in (shapes.covering_shapes(), shapes.quick_shapes()):
-        assert {launch.kernel_name for launch in shapes.record(chosen)} == functions
+    assert {launch.kernel_name for launch in shapes.record(shapes.covering_shapes())} == functions
 
 
 def test_the_grid_covers_what_it_says() -> None:
@@ -190,9 +191,8 @@ def run_tool(output: Path, interpret: str | None) -> subprocess.CompletedProcess
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if interpret is not None:
         environment["TRITON_INTERPRET"] = interpret
-    command = [sys.executable, "-m", "tools.compile_kernels", "--quick", "--output", str(output)]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.compile_kernels", "--output", str(output)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_interpreter_is_refused(tmp_path: Path) -> None:
@@ -202,10 +202,15 @@ def test_the_interpreter_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "table.md").exists()
 
 
-def test_every_kernel_compiles_for_every_target(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_every_launch_compiles_for_every_target_and_the_committed_table_is_that(tmp_path: Path) -> None:
+    """`make compile-kernels` in full: some minutes."""
     done = run_tool(tmp_path / "table.md", interpret=None)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "table.md").read_text()
+    committed = (ROOT / "docs" / "results" / "kernels.md").read_text()
+    if f"Triton {triton.__version__} " in committed:  # another compiler needs other registers
+        assert text == committed
     assert "never run on a GPU" in text
     for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
         assert f"| partial_attention (split decode) | {target} |" in text

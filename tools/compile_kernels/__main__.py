@@ -41,20 +41,14 @@ def compile_all(uses: dict[Launch, set[Use]]) -> list[Compiled]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.compile_kernels", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/results/kernels.md"), metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="two shapes only, every kernel at least once")
     options = parser.parse_args()
     if INTERPRETED:
         print("error: TRITON_INTERPRET=1 replaces the compiler by an interpreter; unset it", file=sys.stderr)
         return 2
-    chosen, text = (
-        (shapes.quick_shapes(), shapes.QUICK_TEXT)
-        if options.quick
-        else (shapes.covering_shapes(), shapes.COVERING_TEXT)
-    )
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
-        compiled = compile_all(shapes.record(chosen))
-    options.output.write_text(page(compiled, triton.__version__, text))
+        compiled = compile_all(shapes.record(shapes.covering_shapes()))
+    options.output.write_text(page(compiled, triton.__version__, shapes.COVERING_TEXT))
     broken = [
         f"{row.launch.kernel_name} on {row.target.name}, {dict(row.launch.constants)}: {rule}"
         for row in compiled

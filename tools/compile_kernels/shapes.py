@@ -66,7 +66,6 @@ over which R = 1…4, 16, 32 and 64 decode lanes and blocks of 16…128 position
 head size meets all block sizes and four of the five pairs of R and group), 64 lanes again where registers are scarcest,
 and LoopCoder-V2's attention as served, with a cache below and over 2 GiB per layer; every other kernel for LoopCoder-V2
 and for a small odd shape."""
-QUICK_TEXT = "LoopCoder-V2 in bfloat16 and a small odd shape in float32 (`--quick`)."
 
 
 def loopcoder(precision: tuple[torch.dtype, torch.dtype], num_blocks: int = 1000) -> ModelShape:
@@ -108,11 +107,6 @@ def covering_shapes() -> tuple[ModelShape, ...]:
         replace(loopcoder(FP32), attention=False),
     )
     return dealt + heavy + served + (odd(FP16, attention=False), odd(FP32))
-
-
-def quick_shapes() -> tuple[ModelShape, ...]:
-    """As `QUICK_TEXT` says: every kernel at least once."""
-    return loopcoder(BF16), odd(FP32)
 
 
 def record(shapes: tuple[ModelShape, ...]) -> dict[Launch, set[Use]]:
