@@ -97,7 +97,6 @@ def test_other_formats_stay_near_float32(backend, formats, tolerance):
         ({"quantization": "int4"}, "int4 needs a GPU"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_what_this_machine_cannot_do_is_refused_in_one_line(options, problem):
     model = checkpoint()
     with pytest.raises(ModelError, match=problem) as refused:

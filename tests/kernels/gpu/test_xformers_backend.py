@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xformers.ops import fmha
 from xformers.ops.fmha.attn_bias import AttentionBias, PagedBlockDiagonalPaddedKeysMask
 
 from kernels.gpu.xformers_backend import Gathered, XformersBackend, cut_segments, plan_pass
@@ -115,5 +116,7 @@ def test_a_pass_is_planned_once_for_all_layers(monkeypatch):
     assert len(calls) == 2
 
 
-def test_pages_are_read_in_place_only_where_the_operator_can():
-    assert XformersBackend().reads_pages is False, "no FlashAttention 3 here"
+@pytest.mark.parametrize("is_there", [True, False])
+def test_pages_are_read_in_place_only_where_flash_attention_3_is(monkeypatch, is_there):
+    monkeypatch.setattr(fmha.flash3.FwOp, "is_available", lambda: is_there)
+    assert XformersBackend().reads_pages is is_there
