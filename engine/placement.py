@@ -25,7 +25,8 @@ class Placement:
     """Decided once at start-up.
 
     Attributes:
-        dtype: of weights, activations and H vectors.
+        dtype: of activations and H vectors, and of arithmetic.
+        weight_dtype: that weights are stored in; narrower than `dtype` only with the CPU backend.
         cache_dtype: of keys and values; uint8 means e4m3.
         backend: name of the kernel backend.
         quantization: of the layers' weights.
@@ -33,9 +34,15 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    weight_dtype: torch.dtype
     cache_dtype: torch.dtype
     backend: str
     quantization: Quantization
+
+    @property
+    def packs_panels(self) -> bool:
+        """Products are `kernels.panel_linear`'s."""
+        return (self.device.type, self.dtype) == ("cpu", torch.float32)
 
     @property
     def captures_graphs(self) -> bool:
@@ -54,12 +61,16 @@ def resolve_placement(options: EngineOptions, config: ModelConfig, rank: int = 0
         backend = resolve_backend(options.attention_backend, device)
     except BackendError as error:
         raise ModelError(str(error)) from None
-    natural = config.torch_dtype if device.type == "cuda" else "float32"
-    dtype = DTYPES[natural if options.dtype == "auto" else options.dtype]
+    weight_dtype = DTYPES[_natural_dtype(config, device, backend) if options.dtype == "auto" else options.dtype]
+    dtype = torch.float32 if backend == "cpu" else weight_dtype
     cache_dtype = dtype if options.kv_cache_dtype == "auto" else CACHE_DTYPES[options.kv_cache_dtype]
-    if backend == "cpu" and (dtype, cache_dtype) != (torch.float32, torch.float32):
+    if backend == "cpu" and weight_dtype == torch.float16:
         raise ModelError(
-            "--attention-backend cpu computes in float32; leave --dtype and --kv-cache-dtype at auto, or try "
+            "--attention-backend cpu keeps weights in float32 or bfloat16; use --dtype auto, float32 or bfloat16"
+        )
+    if backend == "cpu" and cache_dtype != torch.float32:
+        raise ModelError(
+            "--attention-backend cpu keeps its cache in float32; leave --kv-cache-dtype at auto, or try "
             "--attention-backend reference (slow)"
         )
     if backend == "xformers" and (cache_dtype != dtype or dtype == torch.float32):
@@ -67,8 +78,15 @@ def resolve_placement(options: EngineOptions, config: ModelConfig, rank: int = 0
             "--attention-backend xformers computes in float16 or bfloat16 with a cache of the same type; "
             "use triton for others"
         )
-    _check_quantization(options.quantization, device, dtype)
-    return Placement(device, dtype, cache_dtype, backend, options.quantization)
+    placement = Placement(device, dtype, weight_dtype, cache_dtype, backend, options.quantization)
+    _check_quantization(placement)
+    return placement
+
+
+def _natural_dtype(config: ModelConfig, device: torch.device, backend: str) -> str:
+    """The checkpoint's, where it can be kept without slowing the arithmetic."""
+    keeps = device.type == "cuda" or (backend == "cpu" and config.torch_dtype == "bfloat16")
+    return config.torch_dtype if keeps else "float32"
 
 
 def free_memory(device: torch.device, num_ranks: int) -> int:
@@ -80,13 +98,19 @@ def free_memory(device: torch.device, num_ranks: int) -> int:
     return int(free * FREE_MEMORY_SHARE[device.type])
 
 
-def _check_quantization(quantization: Quantization, device: torch.device, dtype: torch.dtype) -> None:
-    if quantization != "none" and importlib.util.find_spec("torchao") is None:
+def _check_quantization(placement: Placement) -> None:
+    quantization = placement.quantization
+    if quantization == "none" or placement.packs_panels:
+        return
+    if importlib.util.find_spec("torchao") is None:
         raise ModelError(
             f"--quantization {quantization} needs the package torchao: pip install 'loopserve[quantization]'"
         )
-    if quantization == "int4" and (device.type, dtype) != ("cuda", torch.bfloat16):
-        raise ModelError("--quantization int4 needs a GPU and --dtype bfloat16; int8 runs everywhere")
+    if quantization == "int4" and (placement.device.type, placement.dtype) != ("cuda", torch.bfloat16):
+        raise ModelError(
+            "--quantization int4 needs --dtype bfloat16 on a GPU or float32 arithmetic on the CPU; "
+            "int8 runs everywhere"
+        )
 
 
 def _device(options: EngineOptions, rank: int) -> torch.device:

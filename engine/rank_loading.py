@@ -28,7 +28,8 @@ from engine.runner import ModelRunner, make_state
 from engine.tensor_parallel import check_divisible
 from engine.weights import ModelWeights, ProductFactories, build_weights
 from kernels.interface import KernelBackend
-from kernels.linear import LinearFactory, PackedLinears, PlainLinear
+from kernels.linear import LinearFactory, PlainLinear
+from kernels.panel_linear import PanelLinears
 from kernels.registry import load_backend
 from scheduler.loop_layout import LoopLayout
 
@@ -165,11 +166,11 @@ def _load_weights(
             bar.total = total
             bar.update(done - bar.n)
 
-        tensors = load_tensors(checkpoint, plan.placement.dtype, progress)
+        tensors = load_tensors(checkpoint, plan.placement.weight_dtype, progress)
         if group is not None:
             tensors = group.shard.tensors(plan.config, tensors)
         placed = ((name, tensor.to(plan.placement.device)) for name, tensor in tensors)
-        return build_weights(config, placed, _factories(plan, group))
+        return build_weights(config, placed, _factories(plan, group), plan.placement.dtype)
 
 
 def _factories(plan: LoadPlan, group: RankGroup | None) -> ProductFactories:
@@ -182,8 +183,8 @@ def _factories(plan: LoadPlan, group: RankGroup | None) -> ProductFactories:
 
 
 def _plain_linears(placement: Placement) -> LinearFactory:
-    if placement.device.type == "cpu" and placement.dtype == torch.float32:
-        return PackedLinears()
+    if placement.packs_panels:
+        return PanelLinears("bfloat16" if placement.weight_dtype == torch.bfloat16 else "float32")
     return PlainLinear
 
 
@@ -191,6 +192,8 @@ def _layer_linears(placement: Placement) -> LinearFactory:
     """torchao is imported when it is asked for: it is optional, and slow to import."""
     if placement.quantization == "none":
         return _plain_linears(placement)
+    if placement.packs_panels:
+        return PanelLinears(placement.quantization)
     quantized = importlib.import_module("kernels.quantized_linear")
     factory: LinearFactory = (
         quantized.Int8Linear if placement.quantization == "int8" else quantized.Int4Linear

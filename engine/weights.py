@@ -36,7 +36,7 @@ class ModelWeights:
     """Everything the model reads.
 
     Attributes:
-        embedding: ``[vocab, hidden]``.
+        embedding: ``[vocab, hidden]``, in the dtype that weights are stored in.
         norm: ``[hidden]``.
     """
 
@@ -62,13 +62,17 @@ class ProductFactories:
 
 
 def build_weights(
-    config: ModelConfig, tensors: Iterable[tuple[str, torch.Tensor]], make: ProductFactories
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    make: ProductFactories,
+    dtype: torch.dtype,
 ) -> ModelWeights:
     """Make the products of a checked checkpoint.
 
     Args:
-        tensors: (name, tensor) in any order, on the model's device and in its dtype; a layer is built when its last
-            tensor has come.
+        tensors: (name, tensor) in any order, on the model's device and in the weights' dtype; a layer is built when
+            its last tensor has come.
+        dtype: of activations; the tensors that are not the weight of a product are converted to it.
 
     Raises:
         CheckpointError: if a layer never became complete.
@@ -85,20 +89,22 @@ def build_weights(
         layer = pending[int(index_text)]
         layer[inner] = tensor
         if len(layer) == per_layer:
-            layers[int(index_text)] = _build_layer(config, pending.pop(int(index_text)), make)
+            layers[int(index_text)] = _build_layer(config, pending.pop(int(index_text)), make, dtype)
     if pending:
         raise CheckpointError(f"layers {sorted(pending)} are incomplete")
     embedding = outer["model.embed_tokens.weight"]
     head = make.head(embedding if config.tie_word_embeddings else outer["lm_head.weight"], None)
     ordered = [layers[index] for index in range(config.num_layers)]
-    return ModelWeights(embedding, ordered, outer["model.norm.weight"], head)
+    return ModelWeights(embedding, ordered, outer["model.norm.weight"].to(dtype), head)
 
 
 def _tensors_per_layer(config: ModelConfig) -> int:
     return sum(name.startswith("model.layers.0.") for name in expected_tensors(config))
 
 
-def _build_layer(config: ModelConfig, tensors: Tensors, make: ProductFactories) -> LayerWeights:
+def _build_layer(
+    config: ModelConfig, tensors: Tensors, make: ProductFactories, dtype: torch.dtype
+) -> LayerWeights:
     def product(make: LinearFactory, *names: str) -> Linear:
         """The products of `names` side by side, as one."""
         weight = torch.cat([tensors[f"{name}.weight"] for name in names])
@@ -106,18 +112,18 @@ def _build_layer(config: ModelConfig, tensors: Tensors, make: ProductFactories) 
         return make(weight, torch.cat([tensors[f"{name}.bias"] for name in names]) if has_bias else None)
 
     return LayerWeights(
-        input_norm=tensors["input_layernorm.weight"],
+        input_norm=tensors["input_layernorm.weight"].to(dtype),
         qkv=product(make.inner, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         output=product(make.outer, "self_attn.o_proj"),
-        gate=_gate(config, tensors) if config.loops.num_loops > 1 else None,
-        post_attention_norm=tensors["post_attention_layernorm.weight"],
+        gate=_gate(config, tensors, dtype) if config.loops.num_loops > 1 else None,
+        post_attention_norm=tensors["post_attention_layernorm.weight"].to(dtype),
         gate_up=product(make.inner, "mlp.gate_proj", "mlp.up_proj"),
         down=product(make.outer, "mlp.down_proj"),
     )
 
 
-def _gate(config: ModelConfig, tensors: Tensors) -> HiddenGate | QueryGate:
-    weight, bias = tensors["self_attn.plt_gate.weight"], tensors["self_attn.plt_gate.bias"]
+def _gate(config: ModelConfig, tensors: Tensors, dtype: torch.dtype) -> HiddenGate | QueryGate:
+    weight, bias = (tensors[f"self_attn.plt_gate.{part}"].to(dtype) for part in ("weight", "bias"))
     if not config.loops.gate_on_hidden:
         return QueryGate(weight, bias)
-    return HiddenGate(tensors["self_attn.plt_gate.gate_norm.weight"], weight, bias)
+    return HiddenGate(tensors["self_attn.plt_gate.gate_norm.weight"].to(dtype), weight, bias)

@@ -21,7 +21,7 @@ PARALLEL_WORK = 1 << 20
 
 
 class CpuBackend:
-    """float32 only: CPUs without AVX512-BF16 compute half precision more slowly than single."""
+    """float32 arithmetic; the embedding may be stored in bfloat16."""
 
     def warm_up(self) -> None:
         """Call every kernel, serial and parallel, on the smallest inputs: seconds once, then numba's cache."""
@@ -57,7 +57,7 @@ class CpuBackend:
         emb_scale: float,
         hidden_scale: float,
     ) -> torch.Tensor:
-        x = embedding[batch.token_ids]
+        x = embedding[batch.token_ids].float()
         later = torch.from_numpy(np.flatnonzero(batch.loops.numpy()))
         if len(later):
             x[later] = x[later] * emb_scale + carries[batch.input_slots[later]] * hidden_scale
