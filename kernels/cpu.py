@@ -1,9 +1,6 @@
-"""The CPU backend: float32, compiled by numba. Nothing is gathered: attention reads shared K/V in place.
+"""The CPU backend: float32 arithmetic, compiled by numba.
 
-A work item is (tile, KV head). A tile's rows, of whatever loop, walk the same shared blocks together, so a block is
-read into the first-level cache once for all loops and heads of the group. Each row's softmax is accumulated block by
-block in the order of positions; what a row computes depends on its own position and the block size only, never on the
-tile, the chunk or the batch (see "Batch invariance" in docs/architecture.md).
+In the cache, the keys of a block lie transposed, ``[head_dim, block_size]``.
 """
 
 from collections.abc import Callable
@@ -13,10 +10,11 @@ import numpy as np
 import torch
 
 from kernels import row_ops
+from kernels.cpu_attention import attend_parallel, attend_serial
 from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch, Tiling
 
 TILE_ROWS = 16
-PARALLEL_WORK = 1 << 20
+PARALLEL_WORK = 1 << 15
 """Multiply-adds of an `attend` call from which waking threads pays."""
 
 
@@ -43,7 +41,7 @@ class CpuBackend:
         )
         rope = RopeTable(torch.zeros(1, 1), torch.zeros(1, 1))
         queries = self.rotate_and_write(torch.zeros(1, 6), rope, cache, batch)
-        for kernel in (_attend_serial, _attend_parallel):
+        for kernel in (attend_serial, attend_parallel):
             _launch(kernel, cache, queries, torch.zeros(1, 1), batch)
 
     def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
@@ -93,7 +91,7 @@ class CpuBackend:
             rope.sin.numpy(),
             batch.positions.numpy(),
             batch.cache_slots.numpy(),
-            cache.keys.numpy(),
+            _transposed(cache),
             cache.values.numpy(),
             queries.numpy(),
         )
@@ -103,7 +101,7 @@ class CpuBackend:
         self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: RowBatch
     ) -> torch.Tensor:
         work = queries.numel() * int(batch.positions.max())
-        kernel = _attend_parallel if work >= PARALLEL_WORK else _attend_serial
+        kernel = attend_parallel if work >= PARALLEL_WORK else attend_serial
         return _launch(kernel, cache, queries, gates, batch)
 
     def keep_hidden(
@@ -113,6 +111,12 @@ class CpuBackend:
             rows = torch.from_numpy(np.flatnonzero(slots.numpy() >= 0))
             if len(rows):
                 stored[slots[rows]] = hidden[rows]
+
+
+def _transposed(cache: LayerCache) -> np.ndarray:
+    """The keys as this backend lays them out: ``[num_blocks + 1, num_kv_heads, head_dim, block_size]``."""
+    blocks, heads, block_size, head_dim = cache.keys.shape
+    return cache.keys.numpy().reshape(blocks, heads, head_dim, block_size)
 
 
 def _launch(
@@ -128,7 +132,7 @@ def _launch(
     kernel(
         queries.numpy(),
         gates.numpy(),
-        cache.keys.numpy(),
+        _transposed(cache),
         cache.values.numpy(),
         batch.tiles.numpy(),
         numba.get_num_threads(),
@@ -155,7 +159,7 @@ def _rotate_and_write(
     value_cache: np.ndarray,
     queries: np.ndarray,
 ) -> None:
-    num_heads, kv_heads, block_size = queries.shape[1], key_cache.shape[1], key_cache.shape[2]
+    num_heads, kv_heads, block_size = queries.shape[1], key_cache.shape[1], key_cache.shape[3]
     for row in range(heads.shape[0]):
         row_cos, row_sin = cos[positions[row]], sin[positions[row]]
         for head in range(num_heads):
@@ -164,7 +168,7 @@ def _rotate_and_write(
             continue
         block, offset = slots[row] // block_size, slots[row] % block_size
         for head in range(kv_heads):
-            _rotate_head(heads[row, num_heads + head], row_cos, row_sin, key_cache[block, head, offset])
+            _rotate_head(heads[row, num_heads + head], row_cos, row_sin, key_cache[block, head, :, offset])
             value_cache[block, head, offset] = heads[row, num_heads + kv_heads + head]
 
 
@@ -175,175 +179,3 @@ def _rotate_head(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, out: np.ndarra
     for d in range(half):
         out[d] = x[d] * cos[d] - x[half + d] * sin[d]
         out[half + d] = x[half + d] * cos[d] + x[d] * sin[d]
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _visit_block(
-    query: np.ndarray,
-    keys: np.ndarray,
-    values: np.ndarray,
-    first: int,
-    stop: int,
-    scale: np.float32,
-    scores: np.ndarray,
-    state: np.ndarray,
-    acc: np.ndarray,
-) -> None:
-    """Fold keys ``first … stop - 1`` of one block into a row's running softmax.
-
-    Args:
-        query: ``[head_dim]``. keys, values: ``[block_size, head_dim]``.
-        scores: scratch ``[block_size]``.
-        state: ``[2]``: running maximum and running sum of exponentials.
-        acc: ``[head_dim]``: running weighted sum of values.
-    """
-    head_dim = query.shape[0]
-    highest = state[0]
-    for key in range(first, stop):
-        score = np.float32(0.0)
-        for d in range(head_dim):
-            score += query[d] * keys[key, d]
-        score *= scale
-        scores[key] = score
-        highest = max(highest, score)
-    shrink = np.exp(state[0] - highest)
-    total = state[1] * shrink
-    for d in range(head_dim):
-        acc[d] *= shrink
-    for key in range(first, stop):
-        weight = np.exp(scores[key] - highest)
-        total += weight
-        for d in range(head_dim):
-            acc[d] += weight * values[key, d]
-    state[0] = highest
-    state[1] = total
-
-
-@numba.njit(cache=True, nogil=True)
-def _attend_tile(
-    kv_head: int,
-    sequence: int,
-    row_start: int,
-    row_stop: int,
-    queries: np.ndarray,
-    gates: np.ndarray,
-    key_cache: np.ndarray,
-    value_cache: np.ndarray,
-    positions: np.ndarray,
-    loops: np.ndarray,
-    shared_tables: np.ndarray,
-    window_tables: np.ndarray,
-    window_first: np.ndarray,
-    window_floor: np.ndarray,
-    window: int,
-    out: np.ndarray,
-) -> None:
-    block_size, head_dim = key_cache.shape[2], key_cache.shape[3]
-    group = queries.shape[1] // key_cache.shape[1]
-    scale = np.float32(1.0 / np.sqrt(head_dim))
-    scores = np.empty(block_size, np.float32)
-    rows = row_stop - row_start
-    state = np.empty((rows * group, 2), np.float32)
-    state[:, 0] = np.float32(-1e30)
-    state[:, 1] = np.float32(0.0)
-    acc = np.zeros((rows * group, head_dim), np.float32)
-
-    last = 0
-    for row in range(row_start, row_stop):
-        last = max(last, positions[row])
-    for index in range(last // block_size + 1):
-        block = shared_tables[sequence, index]
-        keys, values = key_cache[block, kv_head], value_cache[block, kv_head]
-        for row in range(row_start, row_stop):
-            stop = min(block_size, positions[row] - index * block_size + 1)
-            if stop <= 0:
-                continue
-            for member in range(group):
-                lane = (row - row_start) * group + member
-                query = queries[row, kv_head * group + member]
-                _visit_block(query, keys, values, 0, stop, scale, scores, state[lane], acc[lane])
-
-    local_state = np.empty(2, np.float32)
-    local = np.empty(head_dim, np.float32)
-    for row in range(row_start, row_stop):
-        loop, position = loops[row], positions[row]
-        for member in range(group):
-            head, lane = kv_head * group + member, (row - row_start) * group + member
-            share = np.float32(1.0) / state[lane, 1]
-            if loop == 0:
-                for d in range(head_dim):
-                    out[row, head, d] = acc[lane, d] * share
-                continue
-            local_state[0] = np.float32(-1e30)
-            local_state[1] = np.float32(0.0)
-            local[:] = np.float32(0.0)
-            low = max(window_floor[sequence, loop - 1], position - window)
-            for index in range(low // block_size, position // block_size + 1):
-                block = window_tables[sequence, loop - 1, index - window_first[sequence, loop - 1]]
-                first = max(0, low - index * block_size)
-                stop = min(block_size, position - index * block_size + 1)
-                _visit_block(
-                    queries[row, head],
-                    key_cache[block, kv_head],
-                    value_cache[block, kv_head],
-                    first,
-                    stop,
-                    scale,
-                    scores,
-                    local_state,
-                    local,
-                )
-            gate = gates[row, head]
-            local_share = (np.float32(1.0) - gate) / local_state[1]
-            share *= gate
-            for d in range(head_dim):
-                out[row, head, d] = acc[lane, d] * share + local[d] * local_share
-
-
-def _attend_all(
-    queries: np.ndarray,
-    gates: np.ndarray,
-    key_cache: np.ndarray,
-    value_cache: np.ndarray,
-    tiles: np.ndarray,
-    threads: int,
-    positions: np.ndarray,
-    loops: np.ndarray,
-    shared_tables: np.ndarray,
-    window_tables: np.ndarray,
-    window_first: np.ndarray,
-    window_floor: np.ndarray,
-    window: int,
-    out: np.ndarray,
-) -> None:
-    """Late tiles of a prompt see more keys: dealing the tiles out like cards balances the threads' shares."""
-    kv_heads = key_cache.shape[1]
-    hand = (tiles.shape[0] + threads - 1) // threads
-    for item in numba.prange(hand * threads * kv_heads):
-        card = item // kv_heads
-        index = card % hand * threads + card // hand
-        if index >= tiles.shape[0]:
-            continue
-        tile = tiles[index]
-        _attend_tile(
-            item % kv_heads,
-            tile[0],
-            tile[1],
-            tile[2],
-            queries,
-            gates,
-            key_cache,
-            value_cache,
-            positions,
-            loops,
-            shared_tables,
-            window_tables,
-            window_first,
-            window_floor,
-            window,
-            out,
-        )
-
-
-_attend_serial = numba.njit(cache=True, nogil=True)(_attend_all)
-_attend_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_attend_all)

@@ -17,6 +17,7 @@ class LayerCache:
 
     Attributes:
         keys: ``[num_blocks + 1, num_kv_heads, block_size, head_dim]``, rotated; uint8 holds e4m3 (`kernels.e4m3`).
+            How they lie within a block is the backend's own business.
         values: same shape and dtype.
         key_scales: float32 ``[num_kv_heads]``: what an e4m3 key is multiplied by; None for the other dtypes.
         value_scales: likewise.

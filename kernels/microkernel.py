@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 
 LINE = 64
 """Bytes of a cache line."""
+FLOAT_BYTES = 4
 UNROLL = 4
 """Steps of k per turn of the loop, among which its prefetches are spread."""
 PREFETCHES = (0, 1, 2, 4, 6, 8, 16)
@@ -74,8 +75,9 @@ def _features() -> Mapping[str, bool]:
 
 
 TILE = register_tile(_features())
-PANEL = TILE.panel
-_VECTOR = ir.VectorType(_FLOAT, TILE.lanes)
+PANEL, LANES = TILE.panel, TILE.lanes
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
 
 
 @intrinsic
@@ -105,128 +107,219 @@ def multiply_rows(
     """
 
     def generate(context: Any, builder: ir.IRBuilder, _: Any, arguments: Any) -> Any:
-        count, *operands, lines = arguments
-        end = builder.append_basic_block("end")
-        choice = builder.switch(builder.add(builder.mul(lines, _int(TILE.rows + 1)), count), end)
-        for rows, number in itertools.product(range(1, TILE.rows + 1), PREFETCHES):
-            block = builder.append_basic_block()
-            choice.add_case(_int(number * (TILE.rows + 1) + rows), block)
-            with builder.goto_block(block):
-                builder.call(_variant(builder.module, rows, number), operands)
-                builder.branch(end)
-        builder.position_at_end(end)
+        count, first, weights, *rest, lines = arguments
+        operands = [first, weights, _int(PANEL * FLOAT_BYTES), *rest, _int(0)]
+        variants = {
+            number * (TILE.rows + 1) + rows: _Variant(rows, TILE.vectors, lines=number)
+            for rows, number in itertools.product(range(1, TILE.rows + 1), PREFETCHES)
+        }
+        _choose(builder, builder.add(_times(builder, lines, TILE.rows + 1), count), variants, operands)
         return context.get_dummy_value()
 
     return types.void(*([types.intp] * 10)), generate
 
 
-def _variant(module: ir.Module, rows: int, lines: int) -> ir.Function:
-    """A function of its own, since inlined copies would each be compiled again."""
-    kind = ir.FunctionType(ir.VoidType(), [_INT64] * 8)
-    function = cgutils.get_or_insert_function(module, kind, f"loopserve_multiply_{rows}_rows_{lines}_lines")
-    if function.is_declaration:
-        function.linkage = "linkonce_odr"
-        function.attributes.add("noinline")
-        builder = ir.IRBuilder(function.append_basic_block())
-        _Emitter(builder, rows, lines, *function.args).emit()
-        builder.ret_void()
-    return function
+@intrinsic
+def multiply_columns(
+    typing_context: Any,
+    rows: Any,
+    columns: Any,
+    first: Any,
+    weights: Any,
+    weights_stride: Any,
+    x: Any,
+    x_stride: Any,
+    depth: Any,
+    totals: Any,
+    totals_stride: Any,
+) -> tuple[Any, Callable]:
+    """The same for weights whose rows lie anywhere, `columns` of them; they are not fetched ahead.
+
+    Args:
+        columns: `PANEL`, or 1 to `LANES`.
+        weights: float32 ``[depth, columns]``, rows `weights_stride` apart.
+        totals: float32 ``[rows, columns]``.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, _: Any, arguments: Any) -> Any:
+        count, columns, *operands = arguments
+        kinds = [(TILE.vectors, False), (1, False), (1, True)]  # a panel, a vector, a part of one
+        kind = builder.select(
+            builder.icmp_signed("==", columns, _int(PANEL)),
+            _int(0),
+            builder.select(builder.icmp_signed("==", columns, _int(LANES)), _int(1), _int(2)),
+        )
+        variants = {
+            number * (TILE.rows + 1) + rows: _Variant(rows, vectors, masked=masked)
+            for rows in range(1, TILE.rows + 1)
+            for number, (vectors, masked) in enumerate(kinds)
+        }
+        nothing_ahead = _int(0)
+        key = builder.add(_times(builder, kind, TILE.rows + 1), count)
+        _choose(builder, key, variants, [*operands, nothing_ahead, columns])
+        return context.get_dummy_value()
+
+    return types.void(*([types.intp] * 10)), generate
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """One shape of the inner loop.
+
+    Attributes:
+        lines: cache lines to ask for per turn.
+        masked: the only vector is used in part.
+    """
+
+    rows: int
+    vectors: int
+    lines: int = 0
+    masked: bool = False
+
+    def function(self, module: ir.Module) -> ir.Function:
+        """A function of its own, since inlined copies would each be compiled again."""
+        name = f"loopserve_multiply_{self.rows}x{self.vectors}_{self.lines}_{self.masked:d}"
+        function = cgutils.get_or_insert_function(
+            module, ir.FunctionType(ir.VoidType(), [_INT64] * 10), name
+        )
+        if function.is_declaration:
+            function.linkage = "linkonce_odr"
+            function.attributes.add("noinline")
+            builder = ir.IRBuilder(function.append_basic_block())
+            _Emitter(builder, self, *function.args).emit()
+            builder.ret_void()
+        return function
+
+
+def _choose(
+    builder: ir.IRBuilder, key: ir.Value, variants: dict[int, _Variant], operands: list[ir.Value]
+) -> None:
+    end = builder.append_basic_block("end")
+    choice = builder.switch(key, end)
+    for number, variant in variants.items():
+        block = builder.append_basic_block()
+        choice.add_case(_int(number), block)
+        with builder.goto_block(block):
+            builder.call(variant.function(builder.module), operands)
+            builder.branch(end)
+    builder.position_at_end(end)
 
 
 class _Emitter:
-    """Writes the code of one `_multiply_rows`."""
+    """Writes the code of one variant."""
 
     def __init__(
         self,
         builder: ir.IRBuilder,
-        rows: int,
-        lines: int,
+        variant: _Variant,
         first: ir.Value,
         weights: ir.Value,
+        weights_stride: ir.Value,
         x: ir.Value,
         x_stride: ir.Value,
         depth: ir.Value,
         totals: ir.Value,
         totals_stride: ir.Value,
         coming: ir.Value,
+        columns: ir.Value,
     ) -> None:
         self.builder = builder
+        self.variant = variant
         self.first = builder.icmp_signed("!=", first, _int(0))
         self.weights = weights
+        self.weights_stride = weights_stride
         self.depth = depth
         self.coming = coming
-        self.lines = lines
-        self.x_rows = [self.builder.add(x, self._times(x_stride, row)) for row in range(rows)]
-        self.totals_rows = [self.builder.add(totals, self._times(totals_stride, row)) for row in range(rows)]
+        self.x_rows = [builder.add(x, _times(builder, x_stride, row)) for row in range(variant.rows)]
+        self.totals_rows = [
+            builder.add(totals, _times(builder, totals_stride, row)) for row in range(variant.rows)
+        ]
         # Slots on the stack, which LLVM turns into registers.
-        self.sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(TILE.vectors)] for _ in range(rows)]
-        self.multiply_add = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(_VECTOR, [_VECTOR] * 3),
-            f"llvm.fmuladd.v{TILE.lanes}f32",
-        )
-        self.prefetch = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _INT32, _INT32, _INT32]),
-            "llvm.prefetch.p0i8",
-        )
+        self.sums = [
+            [cgutils.alloca_once(builder, _VECTOR) for _ in range(variant.vectors)]
+            for _ in range(variant.rows)
+        ]
+        self.mask = self._mask(columns) if variant.masked else None
 
     def emit(self) -> None:
         builder = self.builder
         for slot in sum(self.sums, []):
-            builder.store(ir.Constant(_VECTOR, [0.0] * TILE.lanes), slot)
+            builder.store(_ZEROS, slot)
         turns = builder.udiv(self.depth, _int(UNROLL))
         with cgutils.for_range(builder, turns) as turn:
-            ahead = builder.add(self.coming, self._times(turn.index, self.lines * LINE))
+            ahead = builder.add(self.coming, _times(builder, turn.index, self.variant.lines * LINE))
             for step in range(UNROLL):
-                for line in range(step, self.lines, UNROLL):
+                for line in range(step, self.variant.lines, UNROLL):
                     self._ask_for(builder.add(ahead, _int(line * LINE)))
-                self._add_step(builder.add(self._times(turn.index, UNROLL), _int(step)))
-        done = self._times(turns, UNROLL)
+                self._add_step(builder.add(_times(builder, turn.index, UNROLL), _int(step)))
+        done = _times(builder, turns, UNROLL)
         with cgutils.for_range(builder, builder.sub(self.depth, done)) as rest:
             self._add_step(builder.add(done, rest.index))
         for address, sums in zip(self.totals_rows, self.sums, strict=True):
             for vector, slot in enumerate(sums):
-                self._give(builder.load(slot), builder.add(address, self._vector_offset(vector)))
+                self._give(builder.load(slot), builder.add(address, _vector_offset(vector)))
 
     def _add_step(self, k: ir.Value) -> None:
         builder = self.builder
-        panel_row = self.builder.add(self.weights, self._times(k, PANEL * 4))
+        weights_row = builder.add(self.weights, builder.mul(k, self.weights_stride))
         weights = [
-            self._load(self.builder.add(panel_row, self._vector_offset(vector)), _VECTOR)
-            for vector in range(TILE.vectors)
+            self._load(builder.add(weights_row, _vector_offset(vector)))
+            for vector in range(self.variant.vectors)
         ]
         for row, sums in zip(self.x_rows, self.sums, strict=True):
-            value = self._spread(self._load(self.builder.add(row, self._times(k, 4)), _FLOAT))
+            address = builder.add(row, _times(builder, k, FLOAT_BYTES))
+            value = self._spread(builder.load(builder.inttoptr(address, _FLOAT.as_pointer())), _FLOAT)
             for slot, weight in zip(sums, weights, strict=True):
-                builder.store(builder.call(self.multiply_add, [weight, value, builder.load(slot)]), slot)
+                total = self._call("fmuladd", _VECTOR, [weight, value, builder.load(slot)])
+                builder.store(total, slot)
 
     def _give(self, value: ir.Value, address: ir.Value) -> None:
         """What `totals` held is not used if this is the first part of a sum; it may be anything."""
-        total = self.builder.fadd(self._load(address, _VECTOR), value)
-        total = self.builder.select(self.first, value, total)
-        self.builder.store(total, self.builder.inttoptr(address, _VECTOR.as_pointer()), align=4)
+        builder = self.builder
+        total = builder.select(self.first, value, builder.fadd(self._load(address), value))
+        pointer = builder.inttoptr(address, _VECTOR.as_pointer())
+        if self.mask is None:
+            builder.store(total, pointer, align=FLOAT_BYTES)
+        else:
+            self._call("masked.store", ir.VoidType(), [total, pointer, _INT32(FLOAT_BYTES), self.mask])
 
-    def _spread(self, value: ir.Value) -> ir.Value:
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
+    def _load(self, address: ir.Value) -> ir.Value:
+        pointer = self.builder.inttoptr(address, _VECTOR.as_pointer())
+        if self.mask is None:
+            return self.builder.load(pointer, align=FLOAT_BYTES)
+        return self._call("masked.load", _VECTOR, [pointer, _INT32(FLOAT_BYTES), self.mask, _ZEROS])
+
+    def _mask(self, columns: ir.Value) -> ir.Value:
+        numbers = ir.Constant(ir.VectorType(_INT32, LANES), list(range(LANES)))
+        count = self._spread(self.builder.trunc(columns, _INT32), _INT32)
+        return self.builder.icmp_signed("<", numbers, count)
+
+    def _spread(self, value: ir.Value, kind: ir.Type) -> ir.Value:
+        vector = ir.VectorType(kind, LANES)
+        undefined = ir.Constant(vector, ir.Undefined)
         single = self.builder.insert_element(undefined, value, _INT32(0))
-        return self.builder.shuffle_vector(
-            single, undefined, ir.Constant(ir.VectorType(_INT32, TILE.lanes), [0] * TILE.lanes)
-        )
+        first_everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+        return self.builder.shuffle_vector(single, undefined, first_everywhere)
 
     def _ask_for(self, address: ir.Value) -> None:
         pointer = self.builder.inttoptr(address, _BYTE.as_pointer())
-        self.builder.call(self.prefetch, [pointer, _INT32(0), _INT32(PREFETCH_TO_L2), _INT32(1)])
+        self._call("prefetch", ir.VoidType(), [pointer, _INT32(0), _INT32(PREFETCH_TO_L2), _INT32(1)])
 
-    def _load(self, address: ir.Value, kind: ir.Type) -> ir.Value:
-        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=4)
+    def _call(self, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+        """An LLVM intrinsic."""
+        floats = f"v{LANES}f32"
+        suffix = {"fmuladd": floats, "prefetch": "p0i8"}.get(name, f"{floats}.p0{floats}")
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.{name}.{suffix}")
+        return self.builder.call(function, arguments)
 
-    def _times(self, value: ir.Value, factor: int) -> ir.Value:
-        return self.builder.mul(value, _int(factor))
 
-    @staticmethod
-    def _vector_offset(vector: int) -> ir.Constant:
-        return _int(vector * TILE.lanes * 4)
+def _vector_offset(vector: int) -> ir.Constant:
+    return _int(vector * LANES * FLOAT_BYTES)
+
+
+def _times(builder: ir.IRBuilder, value: ir.Value, factor: int) -> ir.Value:
+    return builder.mul(value, _int(factor))
 
 
 def _int(value: int) -> ir.Constant:

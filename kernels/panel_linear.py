@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import torch
 
-from kernels.microkernel import LINE, PANEL, PREFETCHES, TILE, UNROLL, multiply_rows
+from kernels.microkernel import FLOAT_BYTES, LINE, PANEL, PREFETCHES, TILE, UNROLL, multiply_rows
 from kernels.weight_formats import WeightFormat, pack, widen
 
 DEPTH = 128
@@ -21,7 +21,6 @@ MOST_ROWS = 96
 MOST_ASKING = 4
 """Visits over which prefetches are spread."""
 
-_FLOAT_BYTES = 4
 _TILE_ROWS = TILE.rows
 
 
@@ -108,7 +107,7 @@ def _multiply_panel(
     visits = (rows + _TILE_ROWS - 1) // _TILE_ROWS
     step_bytes = values.shape[2] * values.itemsize
     lines, asking = _dealt(-(-step_bytes * UNROLL // LINE), visits)
-    x_stride, totals_stride = inputs * _FLOAT_BYTES, PANEL * _FLOAT_BYTES
+    x_stride, totals_stride = inputs * FLOAT_BYTES, PANEL * FLOAT_BYTES
     for start in range(0, inputs, DEPTH):
         depth = min(DEPTH, inputs - start)
         weights = widen(values, scales, panel, start, depth, widened)
@@ -119,7 +118,7 @@ def _multiply_panel(
                 next_row - row,
                 start == 0,
                 weights,
-                x.ctypes.data + row * x_stride + start * _FLOAT_BYTES,
+                x.ctypes.data + row * x_stride + start * FLOAT_BYTES,
                 x_stride,
                 depth,
                 totals.ctypes.data + row * totals_stride,

@@ -29,7 +29,19 @@ CASES = st.builds(
 
 
 def attend(backend, case: KernelCase) -> torch.Tensor:
-    return backend.attend(case.cache, case.queries, case.gates, case.batch)
+    cache = cpu_cache(case.cache) if isinstance(backend, CpuBackend) else case.cache
+    return backend.attend(cache, case.queries, case.gates, case.batch)
+
+
+def cpu_cache(cache: LayerCache) -> LayerCache:
+    """The same keys as the CPU backend lays them out: transposed within their block."""
+    keys = cache.keys.transpose(2, 3).contiguous().view(cache.keys.shape)
+    return replace(cache, keys=keys)
+
+
+def keys_of_cpu_cache(cache: LayerCache) -> torch.Tensor:
+    blocks, heads, block_size, head_dim = cache.keys.shape
+    return cache.keys.view(blocks, heads, head_dim, block_size).transpose(2, 3)
 
 
 @settings(max_examples=15, deadline=None)
@@ -59,6 +71,8 @@ def test_rows_are_written_rotated_into_their_slots_and_nowhere_else(backend):
     rope = RopeTable(angles.cos(), angles.sin())
     qkv = torch.randn(rows, heads + 4, 16)
     cache = LayerCache(case.cache.keys.clone(), case.cache.values.clone())
+    on_cpu = isinstance(backend, CpuBackend)
+    cache = cpu_cache(cache) if on_cpu else cache
     queries = backend.rotate_and_write(qkv.flatten(1), rope, cache, batch)
 
     as_complex = (
@@ -71,7 +85,8 @@ def test_rows_are_written_rotated_into_their_slots_and_nowhere_else(backend):
         if slot >= 0:
             expected_keys[slot // 4, :, slot % 4] = rotated[row, heads : heads + 2]
             expected_values[slot // 4, :, slot % 4] = qkv[row, heads + 2 :]
-    torch.testing.assert_close(cache.keys[:-1], expected_keys[:-1])
+    keys = keys_of_cpu_cache(cache) if on_cpu else cache.keys
+    torch.testing.assert_close(keys[:-1], expected_keys[:-1])
     torch.testing.assert_close(cache.values[:-1], expected_values[:-1])
 
 
@@ -90,3 +105,17 @@ def test_a_cpu_row_is_bit_equal_alone_and_in_any_batch(head_dim):
     together = attend(CpuBackend(), tiled_for(CpuBackend(), case))
     for wanted in ([0], [299], list(range(17, 90)), [899], [900, 901, 902], [903]):
         assert torch.equal(attend(CpuBackend(), rows_alone(case, wanted)), together[wanted]), wanted
+
+
+def test_cpu_does_not_read_keys_and_values_that_are_not_visible():
+    """Unwritten slots of a row's last and first blocks may hold NaN."""
+    case = random_case(5, num_loops=2, block_size=16, head_dim=16, window=5, lengths=(21, 3), new_rows=(2, 1))
+    case = tiled_for(CpuBackend(), case)
+    expected = attend(CpuBackend(), case)
+    keys, values = case.cache.keys.clone(), case.cache.values.clone()
+    for sequence, last in enumerate((20, 2)):
+        block = case.batch.shared_tables[sequence, last // 16]
+        keys[block, :, last % 16 + 1 :] = torch.nan
+        values[block, :, last % 16 + 1 :] = torch.nan
+    poisoned = replace(case, cache=LayerCache(keys, values))
+    assert torch.equal(attend(CpuBackend(), poisoned), expected)
