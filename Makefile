@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install serve test lint format bench-step compile-kernels roofline gpu-check clean
+.PHONY: install serve test lint format bench compile-kernels roofline gpu-check clean
 
 install: .venv/installed
 
@@ -30,8 +30,8 @@ format: .venv/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-step: .venv/installed-test   ## step time and KV bytes, parallel against sequential
-	$(BIN)/python -m benchmarks.step_time
+bench: .venv/installed-test   ## time per token and KV bytes of the demo model, parallel against sequential
+	$(BIN)/loopserve bench
 
 compile-kernels: .venv/installed-test   ## compile every GPU kernel ahead of time; no GPU needed
 	env -u TRITON_INTERPRET $(BIN)/python -m tools.compile_kernels

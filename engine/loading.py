@@ -1,6 +1,7 @@
 """From options to a model that is ready to run: ranks, block pool, scheduler, runner."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.config import ModelConfig, parameter_count
@@ -44,15 +45,31 @@ def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
     plan = plan_load(options, rank=0)
     followers = Followers.start(options)
     try:
-        return _load_with(followers, plan, show_progress)
+        rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)
+        return _assemble(rank, followers)
     except BaseException:
         followers.close()
         raise
 
 
-def _load_with(followers: Followers, plan: LoadPlan, show_progress: bool) -> LoadedModel:
+def load_variants(options: Sequence[EngineOptions], show_progress: bool) -> list[LoadedModel]:
+    """Load a checkpoint once and serve it under several options, each with a cache of its own.
+
+    Args:
+        options: the first must have the most loops; they may differ in execution, loops, lengths and limits, but not
+            in what the weights are stored as or where. Without tensor parallelism.
+
+    Raises:
+        ModelError: the model or an option can't be served.
+    """
+    rank = load_rank(plan_load(options[0], rank=0), None, show_progress)
+    return [_assemble(rank.under(plan_load(each, rank=0)), Followers()) for each in options]
+
+
+def _assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:
+    """Size and make the cache, on all ranks, and the scheduler over it."""
+    plan = rank.plan
     options, placement = plan.options, plan.placement
-    rank = load_rank(plan, followers.join(options, placement.device), show_progress)
     # This rank's last, when all have loaded: ranks on the CPU take from the same memory.
     memory = min([*followers.free_memory(), rank.free_memory()])
     scheduler = _make_scheduler(rank, memory)
@@ -83,7 +100,9 @@ def _make_scheduler(rank: LoadedRank, free_memory: int) -> Scheduler:
     affordable = memory // block_bytes(
         rank.config, plan.placement, options.block_size, options.prefix_caching
     )
-    useful = options.max_num_seqs * layout.blocks_for(plan.max_model_len, options.max_rows_per_step)
+    longest = layout.blocks_for(plan.max_model_len, options.max_rows_per_step)
+    # Beside them, what admitting the last keeps free for those that run (`Scheduler`).
+    useful = options.max_num_seqs * longest + (options.max_num_seqs - 1) * layout.num_loops
     return Scheduler(layout, limits, int(min(affordable, useful)))
 
 

@@ -61,7 +61,9 @@ def resolve_placement(options: EngineOptions, config: ModelConfig, rank: int = 0
         backend = resolve_backend(options.attention_backend, device)
     except BackendError as error:
         raise ModelError(str(error)) from None
-    weight_dtype = DTYPES[_natural_dtype(config, device, backend) if options.dtype == "auto" else options.dtype]
+    weight_dtype = DTYPES[
+        _natural_dtype(config, device, backend) if options.dtype == "auto" else options.dtype
+    ]
     dtype = torch.float32 if backend == "cpu" else weight_dtype
     cache_dtype = dtype if options.kv_cache_dtype == "auto" else CACHE_DTYPES[options.kv_cache_dtype]
     if backend == "cpu" and weight_dtype == torch.float16:

@@ -6,7 +6,7 @@ A model that isn't split is one rank that holds everything.
 import importlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numba
@@ -72,6 +72,19 @@ class LoadedRank:
     def free_memory(self) -> int:
         """Bytes that this rank's block pool may take by default."""
         return free_memory(self.plan.placement.device, self.plan.options.tensor_parallel_size)
+
+    def under(self, plan: LoadPlan) -> "LoadedRank":
+        """The same weights under another plan, which may have fewer loops. Of a model that isn't split.
+
+        Raises:
+            ModelError: the plan wants the weights stored differently or elsewhere.
+        """
+        if plan.placement != self.plan.placement:
+            raise ModelError("models that share weights need the same device, dtypes and quantization")
+        weights = self.weights
+        if plan.config.loops.num_loops == 1:
+            weights = replace(weights, layers=[replace(layer, gate=None) for layer in weights.layers])
+        return LoadedRank(plan, plan.config, self.kernels, weights)
 
     def make_runner(self, size: CacheSize, followers: Followers | None = None) -> ModelRunner:
         """Allocate the cache.

@@ -1,4 +1,4 @@
-"""exp for compiled loops: plain arithmetic, so that LLVM computes it for whole vectors, and with the same bits as alone.
+"""exp for compiled loops: plain arithmetic, which LLVM computes for whole vectors, with the same bits as alone.
 
 Range reduction and polynomial as in Cephes' expf: relative error below 2e-7. Without fused operations, the compiler has
 no choice that could make one element differ from another.
@@ -23,14 +23,16 @@ _ONE, _HALF = np.float32(1.0), np.float32(0.5)
 _EXPONENT_BIAS, _FRACTION_BITS = np.int32(127), np.int32(23)
 
 
-@intrinsic
-def bits_to_float(typing_context: Any, bits: Any) -> tuple[Any, Callable]:
+def _bits_to_float(typing_context: Any, bits: Any) -> tuple[Any, Callable]:
     """The float32 with the bits of an int32."""
 
     def generate(context: Any, builder: ir.IRBuilder, _: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), generate
+
+
+bits_to_float: Callable[..., np.float32] = intrinsic(_bits_to_float)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -2,8 +2,8 @@
 
 ``totals[r, :] (+)= Σ_k x[r, k] · panel[k, :]`` for a few rows r and a panel of `PANEL` outputs, with one accumulator
 register per row and `LANES` outputs. While it computes, it asks for the weights that come next: the stream from memory
-then runs at its full rate beside the arithmetic, which the hardware prefetcher alone does not reach, because it stops at
-every 4 KiB page. That is what makes further rows, and so further loops, nearly free (docs/results/cpu.md).
+then runs at its full rate beside the arithmetic, which the hardware prefetcher alone does not reach: it stops at every
+4 KiB page. That is what makes further rows, and so further loops, nearly free (docs/results/cpu.md).
 
 Every row is computed alike: its sums run over k in the same order however many rows there are.
 """
@@ -80,8 +80,7 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 _ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
 
 
-@intrinsic
-def multiply_rows(
+def _multiply_rows(
     typing_context: Any,
     rows: Any,
     first: Any,
@@ -119,8 +118,7 @@ def multiply_rows(
     return types.void(*([types.intp] * 10)), generate
 
 
-@intrinsic
-def multiply_columns(
+def _multiply_columns(
     typing_context: Any,
     rows: Any,
     columns: Any,
@@ -162,6 +160,10 @@ def multiply_columns(
     return types.void(*([types.intp] * 10)), generate
 
 
+multiply_rows: Callable[..., None] = intrinsic(_multiply_rows)
+multiply_columns: Callable[..., None] = intrinsic(_multiply_columns)
+
+
 @dataclass(frozen=True, slots=True)
 class _Variant:
     """One shape of the inner loop.
@@ -179,9 +181,7 @@ class _Variant:
     def function(self, module: ir.Module) -> ir.Function:
         """A function of its own, since inlined copies would each be compiled again."""
         name = f"loopserve_multiply_{self.rows}x{self.vectors}_{self.lines}_{self.masked:d}"
-        function = cgutils.get_or_insert_function(
-            module, ir.FunctionType(ir.VoidType(), [_INT64] * 10), name
-        )
+        function = cgutils.get_or_insert_function(module, ir.FunctionType(ir.VoidType(), [_INT64] * 10), name)
         if function.is_declaration:
             function.linkage = "linkonce_odr"
             function.attributes.add("noinline")
@@ -243,7 +243,7 @@ class _Emitter:
 
     def emit(self) -> None:
         builder = self.builder
-        for slot in sum(self.sums, []):
+        for slot in itertools.chain.from_iterable(self.sums):
             builder.store(_ZEROS, slot)
         turns = builder.udiv(self.depth, _int(UNROLL))
         with cgutils.for_range(builder, turns) as turn:

@@ -1,6 +1,7 @@
-"""The command line: `loopserve serve` and `loopserve version`."""
+"""The command line: `loopserve serve`, `loopserve bench` and `loopserve version`."""
 
 import asyncio
+import importlib
 import logging
 import sys
 from pathlib import Path
@@ -110,6 +111,16 @@ def serve(
     # The parameters above are for typer; their values are taken by name, so that none can be forgotten here.
     given = {name: value for name, value in context.params.items() if value not in (None, (), [])}
     return _serve(load_settings(given))
+
+
+@cli.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def bench(context: typer.Context) -> None:
+    """Measure a model on this machine: all loops in one pass, one loop after another, one loop only."""
+    # Imported when it is asked for: it computes in this process, which otherwise never loads torch.
+    importlib.import_module("benchmarks.command").main(context.args)
 
 
 @cli.command()

@@ -90,11 +90,11 @@ def test_other_formats_stay_near_float32(backend, formats, tolerance):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"dtype": "bfloat16"}, "cpu computes in float32"),
-        ({"kv_cache_dtype": "fp8"}, "cpu computes in float32"),
+        ({"dtype": "float16"}, "keeps weights in float32 or bfloat16"),
+        ({"kv_cache_dtype": "fp8"}, "keeps its cache in float32"),
         ({"device": "cuda"}, "torch finds no GPU"),
         ({"attention_backend": "xformers"}, "needs an NVIDIA GPU"),
-        ({"quantization": "int4"}, "int4 needs a GPU"),
+        ({"quantization": "int4", "attention_backend": "reference", "dtype": "bfloat16"}, "int4 needs"),
     ],
 )
 def test_what_this_machine_cannot_do_is_refused_in_one_line(options, problem):

@@ -47,7 +47,9 @@ def test_float32_product_equals_float64_to_the_rounding_of_its_sum(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize(("out_features", "in_features"), [(PANEL, DEPTH), (PANEL + 3, 2 * DEPTH + 5), (5, 7)])
+@pytest.mark.parametrize(
+    ("out_features", "in_features"), [(PANEL, DEPTH), (PANEL + 3, 2 * DEPTH + 5), (5, 7)]
+)
 def test_stored_weights_are_near_the_given_ones(
     format: WeightFormat, out_features: int, in_features: int
 ) -> None:

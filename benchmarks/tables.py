@@ -1,0 +1,108 @@
+"""A report as tables: cells once, for the terminal and for documents."""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.decode import Report, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A table's text."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+    def rich(self) -> Table:
+        table = Table(title=self.title, title_justify="left")
+        for name in self.header:
+            table.add_column(name, justify="left" if name in ("mode", "cache") else "right")
+        for cells in self.rows:
+            table.add_row(*cells)
+        return table
+
+
+def decode_cells(report: Report) -> Cells:
+    """Time per token by context, batch and mode."""
+    header = [
+        "context",
+        "batch",
+        "mode",
+        "passes",
+        "ms per token",
+        "÷ first",
+        "to first token, ms",
+        "÷ first",
+    ]
+    with_bandwidth = any(row.bandwidth_share is not None for row in report.rows)
+    rows = [_decode_row(row) for row in report.rows]
+    if with_bandwidth:
+        header.append("of read bandwidth")
+        for cells, row in zip(rows, report.rows, strict=True):
+            cells.append(str(row.bandwidth_share or "–"))
+    return Cells("Median (min–max)", header, rows)
+
+
+def memory_cells(report: Report) -> Cells:
+    """Cache bytes."""
+    return Cells(
+        "Key-value cache",
+        ["cache", "bytes per token of context", "bytes per sequence"],
+        [
+            [
+                "shared by the loops (loopserve)",
+                f"{report.kv_bytes_per_token:,}",
+                f"{report.kv_bytes_per_sequence:,}",
+            ],
+            ["every loop keeps its context (computed)", f"{report.kv_bytes_per_token_sequential:,}", "–"],
+            ["one loop", f"{report.kv_bytes_per_token_one_loop:,}", "–"],
+        ],
+    )
+
+
+def summary(report: Report) -> str:
+    """What was run, in one paragraph."""
+    options = report.options
+    text = (
+        f"Model {report.model}: {report.num_parameters:,} parameters, {report.num_loops} loops; dtype {options.dtype}, "
+        f"quantization {options.quantization}. {report.plan.tokens} tokens per section, "
+        f"{min(row.rounds for row in report.rows)} to {max(row.rounds for row in report.rows)} sections of each mode "
+        "by turns; ratios are paired by round. "
+    )
+    if report.weight_bytes_per_pass is not None:
+        text += f"A pass reads {report.weight_bytes_per_pass:,} bytes of weights. "
+    if report.read_gigabytes_per_second is not None:
+        text += f"Reading memory: {report.read_gigabytes_per_second} GB/s. "
+    return f"{text}Machine: {report.machine}."
+
+
+def show(report: Report, console: Console) -> None:
+    """Print everything."""
+    console.print(decode_cells(report).rich())
+    console.print(memory_cells(report).rich())
+    console.print(summary(report), highlight=False)
+
+
+def markdown(report: Report) -> str:
+    """Everything, for a document."""
+    return "\n\n".join([summary(report), decode_cells(report).markdown(), memory_cells(report).markdown()])
+
+
+def _decode_row(row: Row) -> list[str]:
+    return [
+        str(row.context),
+        str(row.batch),
+        row.mode.name,
+        f"{row.passes_per_token:g}",
+        str(row.ms_per_token),
+        str(row.against_parallel),
+        str(row.ms_to_first_tokens),
+        str(row.first_tokens_against_parallel),
+    ]

@@ -1,0 +1,102 @@
+"""Sizing the pool, and one set of weights under several options."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.core import EngineCore
+from engine.errors import ModelError
+from engine.loading import load_model, load_variants
+from engine.messages import Request
+from engine.options import EngineOptions
+from engine.sampling_params import SamplingParams
+from tests.make_checkpoint import make_checkpoint, random_config
+
+
+def options_for(directory: Path, **changes: object) -> EngineOptions:
+    return EngineOptions(model_dir=str(directory), prefix_caching=False, **changes)  # type: ignore[arg-type]
+
+
+def tokens_of(core: EngineCore, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
+    given: dict[str, list[int]] = {str(number): [] for number in range(len(prompts))}
+    params = SamplingParams(max_tokens=max_tokens, seed=0, temperature=0.0)
+    for name, prompt in zip(given, prompts, strict=True):
+        core.add(Request(request_id=name, prompt_token_ids=prompt, params=params))
+    while core.has_work:
+        for output in core.step():
+            given[output.request_id] += output.token_ids
+    return list(given.values())
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3])
+def test_the_largest_useful_pool_runs_every_sequence_at_full_length_at_once(
+    tmp_path: Path, loops: int
+) -> None:
+    make_checkpoint(tmp_path, random_config(plt_num_loops=loops), seed=0)
+    options = options_for(tmp_path, max_num_seqs=4, max_model_len=40, max_rows_per_step=400)
+    core = EngineCore(load_model(options, show_progress=False))
+    for number in range(4):
+        params = SamplingParams(max_tokens=10, seed=0, temperature=0.0)
+        core.add(Request(request_id=str(number), prompt_token_ids=[number + 9] * 30, params=params))
+    core.step()
+    assert (core.stats().running, core.stats().waiting) == (4, 0)
+    while core.has_work:
+        core.step()
+    assert core.stats().preemptions_total == 0
+
+
+def test_variants_share_weights_and_compute_what_they_would_alone(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, random_config(plt_num_loops=3), seed=0)
+    variants = [
+        options_for(tmp_path),
+        options_for(tmp_path, execution="sequential"),
+        options_for(tmp_path, model_overrides={"plt_num_loops": 2}),
+        options_for(tmp_path, model_overrides={"plt_num_loops": 1}),
+    ]
+    models = load_variants(variants, show_progress=False)
+    assert len({id(model.runner.model.weights.layers[0].qkv) for model in models}) == 1
+    prompts = [[5, 6, 7], [100, 101, 102, 103]]
+    for model, options in zip(models, variants, strict=True):
+        alone = EngineCore(load_model(options, show_progress=False))
+        assert tokens_of(EngineCore(model), prompts, 6) == tokens_of(alone, prompts, 6)
+
+
+def test_variants_must_agree_on_how_weights_are_stored(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, random_config(), seed=0)
+    with pytest.raises(ModelError, match="share weights"):
+        load_variants([options_for(tmp_path), options_for(tmp_path, dtype="bfloat16")], show_progress=False)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_in_any_format_give_nearly_the_same_logprobs(
+    tmp_path: Path, dtype: str, quantization: str
+) -> None:
+    make_checkpoint(tmp_path, random_config(), seed=0)
+    prompt = list(range(20, 60))
+
+    def logprobs(**changes: object) -> torch.Tensor:
+        core = EngineCore(load_model(options_for(tmp_path, **changes), show_progress=False))
+        params = SamplingParams(max_tokens=1, seed=0, temperature=0.0, prompt_logprobs=0)
+        core.add(Request(request_id="r", prompt_token_ids=prompt, params=params))
+        while not (outputs := core.step()):
+            pass
+        (output,) = outputs
+        assert output.prompt_logprobs is not None
+        return torch.tensor([entry.logprob for entry in output.prompt_logprobs if entry is not None])
+
+    change = (logprobs(dtype=dtype, quantization=quantization) - logprobs(dtype="float32")).abs().mean()
+    if (dtype, quantization) == ("float32", "none"):
+        assert change == 0
+    else:
+        assert 0 < change < {"none": 0.05, "int8": 0.1, "int4": 0.5}[quantization]
+
+
+def test_a_bfloat16_checkpoint_is_kept_in_bfloat16_and_computes_as_in_float32(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, random_config(), seed=0, dtype="bfloat16")
+    kept = load_model(options_for(tmp_path), show_progress=False)
+    widened = load_model(options_for(tmp_path, dtype="float32"), show_progress=False)
+    assert kept.runner.model.weights.embedding.dtype == torch.bfloat16
+    prompts = [list(range(20, 50)), [7, 8, 9]]
+    assert tokens_of(EngineCore(kept), prompts, 12) == tokens_of(EngineCore(widened), prompts, 12)
