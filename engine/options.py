@@ -29,7 +29,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
         prefix_caching: keep and reuse the cache of finished prefixes.
         attention_backend: kernels of attention and the row operations around it; "auto" is the device's fastest.
         device: "auto" takes a GPU if there is one.
-        dtype: of weights and activations; "auto" takes the checkpoint's on a GPU, float32 on a CPU.
+        dtype: of weights and activations; "auto" takes the checkpoint's. With the CPU backend it is what weights are
+            stored in, float32 or bfloat16; arithmetic is float32 there.
         kv_cache_dtype: of cached keys and values; "auto" is `dtype`, "fp8" is e4m3.
         quantization: of the layers' weights, as they are loaded; activations keep `dtype`.
         cuda_graphs: on a GPU, run decode steps as captured graphs.

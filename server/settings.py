@@ -88,13 +88,15 @@ class Settings(BaseSettings):
     )
     device: DeviceName = Field("auto", description="Where the model runs. Default: a GPU if there is one.")
     dtype: DtypeName = Field(
-        "auto", description="Type of weights and activations. Default: the checkpoint's; float32 on a CPU."
+        "auto",
+        description="Type of weights and activations; on a CPU of stored weights, float32 or bfloat16. "
+        "Default: the checkpoint's.",
     )
     kv_cache_dtype: CacheDtypeName = Field(
         "auto", description="Type of cached keys and values. Default: that of the activations."
     )
     quantization: Quantization = Field(
-        "none", description="Quantise the layers' weights while loading: int8, or int4 on a GPU in bfloat16."
+        "none", description="Quantise the layers' weights while loading: int8 or int4 (on a GPU in bfloat16)."
     )
     cuda_graphs: bool = Field(True, description="On a GPU, run decode steps as captured graphs.")
     threads: int | None = Field(None, ge=1, le=4096, description="Compute threads. Default: all cores.")
