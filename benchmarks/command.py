@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, get_args
 
 import msgspec
 import typer
@@ -54,8 +54,8 @@ def bench(
     options = EngineOptions(
         model_dir=str(resolve_model(model)),
         model_overrides=_json_object(model_overrides),
-        dtype=cast(DtypeName, _one_of(dtype, "--dtype", "auto", "float32", "float16", "bfloat16")),
-        quantization=cast(Quantization, _one_of(quantization, "--quantization", "none", "int8", "int4")),
+        dtype=cast(DtypeName, _one_of(dtype, "--dtype", get_args(DtypeName))),
+        quantization=cast(Quantization, _one_of(quantization, "--quantization", get_args(Quantization))),
         threads=threads,
         max_rows_per_step=max_rows_per_step,
     )
@@ -99,7 +99,7 @@ def _json_object(text: str) -> dict[str, object]:
         raise BenchmarkError(f"--model-overrides must be a JSON object: {error}") from None
 
 
-def _one_of(value: str, option: str, *allowed: str) -> str:
+def _one_of(value: str, option: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise BenchmarkError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
     return value

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from benchmarks.machine import ReadYardstick, describe
 from benchmarks.spread import Spread
 from engine.config import load_config
@@ -149,8 +151,8 @@ def measure(options: EngineOptions, plan: Plan) -> Report:
     models = load_variants([_option_of(mode, options) for mode in modes], show_progress=True)
     cores = dict(zip(modes, map(EngineCore, models), strict=True))
     on_cpu = models[0].runner.staging.device.type == "cpu"
-    bench = _Bench(cores, plan, ReadYardstick() if on_cpu else None)
-    bench.weight_bytes = weight_bytes_per_pass(models[0].runner.model.weights)
+    weight_bytes = weight_bytes_per_pass(models[0].runner.model.weights)
+    bench = _Bench(cores, plan, ReadYardstick() if on_cpu else None, weight_bytes)
     rows = [row for context in plan.contexts for batch in plan.batches for row in bench.rows(context, batch)]
     ready, one_loop = cores[modes[0]].ready(), models[-1]
     return Report(
@@ -160,7 +162,7 @@ def measure(options: EngineOptions, plan: Plan) -> Report:
         options=options,
         plan=plan,
         rows=rows,
-        weight_bytes_per_pass=bench.weight_bytes,
+        weight_bytes_per_pass=weight_bytes,
         read_gigabytes_per_second=Spread.of(bench.read_rates) if bench.read_rates else None,
         kv_bytes_per_token=ready.kv_bytes_per_token,
         kv_bytes_per_token_sequential=ready.kv_bytes_per_token_sequential,
@@ -183,7 +185,7 @@ def weight_bytes_per_pass(weights: ModelWeights) -> int | None:
 
 def _with_limits(options: EngineOptions, plan: Plan) -> EngineOptions:
     longest = max(plan.contexts) + plan.tokens + 1
-    return _replaced(
+    return replace(
         options,
         max_model_len=longest,
         max_num_seqs=max(plan.batches),
@@ -196,22 +198,24 @@ def _option_of(mode: Mode, options: EngineOptions) -> EngineOptions:
     overrides = options.model_overrides
     if mode.num_loops == 1:
         overrides = {**overrides, "plt_num_loops": 1}
-    return _replaced(options, execution=mode.execution, model_overrides=overrides)
-
-
-def _replaced(options: EngineOptions, **changes: object) -> EngineOptions:
-    return EngineOptions(**{name: getattr(options, name) for name in options.__struct_fields__} | changes)
+    return replace(options, execution=mode.execution, model_overrides=overrides)
 
 
 class _Bench:
     """The cores, run by turns."""
 
-    def __init__(self, cores: dict[Mode, EngineCore], plan: Plan, yardstick: ReadYardstick | None) -> None:
+    def __init__(
+        self,
+        cores: dict[Mode, EngineCore],
+        plan: Plan,
+        yardstick: ReadYardstick | None,
+        weight_bytes: int | None,
+    ) -> None:
         self.cores = cores
         self.plan = plan
         self.yardstick = yardstick
+        self.weight_bytes = weight_bytes
         self.read_rates: list[float] = []
-        self.weight_bytes: int | None = None
         self.deadline = time.perf_counter() + plan.time_limit
 
     def rows(self, context: int, batch: int) -> list[Row]:
