@@ -8,9 +8,8 @@ import torch
 from engine.core import EngineCore
 from engine.errors import ModelError
 from engine.loading import load_model, load_variants
-from engine.messages import Request
 from engine.options import EngineOptions
-from engine.sampling_params import SamplingParams
+from tests.engine.harness import Driver
 from tests.make_checkpoint import make_checkpoint, random_config
 
 
@@ -19,14 +18,10 @@ def options_for(directory: Path, **changes: object) -> EngineOptions:
 
 
 def tokens_of(core: EngineCore, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
-    given: dict[str, list[int]] = {str(number): [] for number in range(len(prompts))}
-    params = SamplingParams(max_tokens=max_tokens, seed=0, temperature=0.0)
-    for name, prompt in zip(given, prompts, strict=True):
-        core.add(Request(request_id=name, prompt_token_ids=prompt, params=params))
-    while core.has_work:
-        for output in core.step():
-            given[output.request_id] += output.token_ids
-    return list(given.values())
+    driver = Driver(core)
+    for number, prompt in enumerate(prompts):
+        driver.add(str(number), prompt, max_tokens=max_tokens)
+    return [answer.tokens for answer in driver.run().values()]
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
@@ -35,15 +30,13 @@ def test_the_largest_useful_pool_runs_every_sequence_at_full_length_at_once(
 ) -> None:
     make_checkpoint(tmp_path, random_config(plt_num_loops=loops), seed=0)
     options = options_for(tmp_path, max_num_seqs=4, max_model_len=40, max_rows_per_step=400)
-    core = EngineCore(load_model(options, show_progress=False))
+    driver = Driver(EngineCore(load_model(options, show_progress=False)))
     for number in range(4):
-        params = SamplingParams(max_tokens=10, seed=0, temperature=0.0)
-        core.add(Request(request_id=str(number), prompt_token_ids=[number + 9] * 30, params=params))
-    core.step()
-    assert (core.stats().running, core.stats().waiting) == (4, 0)
-    while core.has_work:
-        core.step()
-    assert core.stats().preemptions_total == 0
+        driver.add(str(number), [number + 9] * 30, max_tokens=10)
+    driver.step()
+    assert (driver.core.stats().running, driver.core.stats().waiting) == (4, 0)
+    driver.run()
+    assert driver.core.stats().preemptions_total == 0
 
 
 def test_variants_share_weights_and_compute_what_they_would_alone(tmp_path: Path) -> None:
@@ -78,13 +71,8 @@ def test_weights_in_any_format_give_nearly_the_same_logprobs(
 
     def logprobs(**changes: object) -> torch.Tensor:
         core = EngineCore(load_model(options_for(tmp_path, **changes), show_progress=False))
-        params = SamplingParams(max_tokens=1, seed=0, temperature=0.0, prompt_logprobs=0)
-        core.add(Request(request_id="r", prompt_token_ids=prompt, params=params))
-        while not (outputs := core.step()):
-            pass
-        (output,) = outputs
-        assert output.prompt_logprobs is not None
-        return torch.tensor([entry.logprob for entry in output.prompt_logprobs if entry is not None])
+        answer = Driver(core).one(prompt, max_tokens=1, prompt_logprobs=0)
+        return torch.tensor([entry.logprob for entry in answer.prompt_logprobs if entry is not None])
 
     change = (logprobs(dtype=dtype, quantization=quantization) - logprobs(dtype="float32")).abs().mean()
     if (dtype, quantization) == ("float32", "none"):
