@@ -1,136 +1,302 @@
 """Attention over the paged cache on the CPU, compiled by numba. Nothing is gathered: shared K/V is read in place.
 
 A work item is (tile, KV head). Its **lanes** are the (row, query head) pairs of the tile that share the KV head: loops,
-positions and heads of the group together. All lanes walk the shared blocks side by side, so a block is read into the
+positions and heads of the group together. All lanes walk the blocks side by side, so a block is read into the
 first-level cache once for all of them, and both products with it are `kernels.microkernel`'s. A block's keys lie
 transposed, ``[head_dim, block_size]``, which makes the scores such a product.
 
-Each lane's softmax is accumulated block by block in the order of positions; what a row computes depends on its own
-position and the block size only, never on the tile, the chunk or the batch (see "Batch invariance" in
+A lane's softmax is accumulated in chunks of about `CHUNK_KEYS` positions, cut at fixed positions; what a row computes
+depends on its own position and the block size only, never on the tile, the step or the batch (see "Batch invariance" in
 docs/architecture.md).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from kernels.exponential import exp
-from kernels.microkernel import FLOAT_BYTES, LANES, PANEL, TILE, multiply_columns
+from kernels.microkernel import FLOAT_BYTES, LANES, PANEL, TILE, multiply_vectors
+
+CHUNK_KEYS = 128
+"""Scores of a lane that are exponentiated together: enough to fill vectors, few enough to stay in the first cache."""
 
 _TILE_ROWS = TILE.rows
+_TILE_VECTORS = TILE.vectors
 _NOTHING = np.float32(-1e30)
-"""Score of a key that is not seen: its weight underflows to zero."""
+"""Score of a key that is not seen: its weight is zero."""
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+
+
+class Scratch(NamedTuple):
+    """What a thread needs for one work item.
+
+    Attributes:
+        queries: scaled, ``[lanes, head_dim]``.
+        scores: ``[lanes, keys of a chunk]``, then their exponentials.
+        highest: ``[lanes]``: running maximum of the scores.
+        totals: ``[lanes]``: running sum of exponentials.
+        sums: ``[lanes, head_dim]``: running weighted sums of values.
+        low, high: ``[rows]``: first position a row sees, and the one after its last.
+        addresses: int64, of vectors of keys or values.
+    """
+
+    queries: np.ndarray
+    scores: np.ndarray
+    highest: np.ndarray
+    totals: np.ndarray
+    sums: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    addresses: np.ndarray
+
+
+class Heads(NamedTuple):
+    """Where the keys and values of one KV head lie.
+
+    Attributes:
+        keys, values: address of block 0's, float32 ``[head_dim, block_size]`` and ``[block_size, head_dim]``.
+        stride: bytes from block to block.
+    """
+
+    keys: int
+    values: int
+    stride: int
+    head_dim: int
+    block_size: int
+    group: int
+
+
+@numba.njit(cache=True, nogil=True)
+def _scratch(rows: int, group: int, head_dim: int, block_size: int) -> Scratch:
+    lanes, chunk_blocks = rows * group, max(1, CHUNK_KEYS // block_size)
+    vectors = chunk_blocks * ((block_size + LANES - 1) // LANES) + (head_dim + LANES - 1) // LANES
+    return Scratch(
+        np.empty((lanes, head_dim), np.float32),
+        np.empty((lanes, chunk_blocks * block_size), np.float32),
+        np.empty(lanes, np.float32),
+        np.empty(lanes, np.float32),
+        np.empty((lanes, head_dim), np.float32),
+        np.empty(rows, np.int64),
+        np.empty(rows, np.int64),
+        np.empty(vectors, np.int64),
+    )
 
 
 @numba.njit(cache=True, nogil=True)
 def _multiply(
-    x: np.ndarray,
-    start: int,
-    depth: int,
-    weights: int,
+    lanes: int,
     columns: int,
-    totals: np.ndarray,
     first: bool,
+    addresses: int,
+    stride: int,
+    x: int,
+    x_stride: int,
+    depth: int,
+    totals: int,
+    totals_stride: int,
 ) -> None:
-    """``totals[l] (+)= Σ_k x[l, start + k] · weights[k]`` for all lanes l.
-
-    Args:
-        weights: address of float32 ``[depth, columns]``.
-    """
-    lanes, x_stride, totals_stride = x.shape[0], x.shape[1] * FLOAT_BYTES, totals.shape[1] * FLOAT_BYTES
+    """`multiply_vectors` for any number of lanes, in visits of about equal size."""
     visits = (lanes + _TILE_ROWS - 1) // _TILE_ROWS
-    column = 0
-    while column < columns:
-        width = PANEL if columns - column >= PANEL else min(LANES, columns - column)
-        for visit in range(visits):
-            lane, next_lane = visit * lanes // visits, (visit + 1) * lanes // visits
-            multiply_columns(
-                next_lane - lane,
-                width,
-                first,
-                weights + column * FLOAT_BYTES,
-                columns * FLOAT_BYTES,
-                x.ctypes.data + lane * x_stride + start * FLOAT_BYTES,
-                x_stride,
-                depth,
-                totals.ctypes.data + lane * totals_stride + column * FLOAT_BYTES,
-                totals_stride,
-            )
-        column += width
+    for visit in range(visits):
+        lane, next_lane = visit * lanes // visits, (visit + 1) * lanes // visits
+        multiply_vectors(
+            next_lane - lane,
+            columns,
+            first,
+            addresses,
+            stride,
+            x + lane * x_stride,
+            x_stride,
+            depth,
+            totals + lane * totals_stride,
+            totals_stride,
+        )
+
+
+@numba.njit(cache=True, nogil=True)
+def _score(
+    heads: Heads, scratch: Scratch, first_lane: int, lanes: int, blocks: np.ndarray, column: int
+) -> None:
+    """Scores of some lanes with the keys of some blocks, put from a column on."""
+    block_size, head_dim = heads.block_size, heads.head_dim
+    addresses, places = scratch.addresses, scratch.addresses.ctypes.data
+    in_block = (block_size + LANES - 1) // LANES
+    for block in range(blocks.shape[0]):
+        keys = heads.keys + blocks[block] * heads.stride
+        for vector in range(in_block):
+            addresses[block * in_block + vector] = keys + vector * LANES * FLOAT_BYTES
+    x = scratch.queries.ctypes.data + first_lane * head_dim * FLOAT_BYTES
+    scores_stride = scratch.scores.shape[1] * FLOAT_BYTES
+    scores = scratch.scores.ctypes.data + first_lane * scores_stride
+    vector = 0
+    while vector < blocks.shape[0] * in_block:
+        block, offset = vector // in_block, vector % in_block * LANES
+        columns, width = min(LANES, block_size - offset), 1
+        if block_size % LANES == 0 and blocks.shape[0] * in_block - vector >= _TILE_VECTORS:
+            columns, width = PANEL, _TILE_VECTORS
+        _multiply(
+            lanes,
+            columns,
+            True,
+            places + vector * 8,
+            block_size * FLOAT_BYTES,
+            x,
+            head_dim * FLOAT_BYTES,
+            head_dim,
+            scores + (column + block * block_size + offset) * FLOAT_BYTES,
+            scores_stride,
+        )
+        vector += width
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "nnan", "nsz"})
-def _highest(scores: np.ndarray, start: np.float32) -> np.float32:
+def _highest(scores: np.ndarray, lane: int, start: np.float32) -> np.float32:
     highest = start
-    for key in range(scores.shape[0]):
-        highest = max(highest, scores[key])
+    for key in range(scores.shape[1]):
+        highest = max(highest, scores[lane, key])
     return highest
 
 
+@numba.njit(cache=True, nogil=True)
+def _exponentiate(scores: np.ndarray, lane: int, highest: np.float32) -> None:
+    for key in range(scores.shape[1]):
+        scores[lane, key] = exp(scores[lane, key] - highest)
+
+
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
-def _sum(values: np.ndarray) -> np.float32:
+def _sum(values: np.ndarray, lane: int) -> np.float32:
     total = _ZERO
-    for key in range(values.shape[0]):
-        total += values[key]
+    for key in range(values.shape[1]):
+        total += values[lane, key]
     return total
 
 
 @numba.njit(cache=True, nogil=True)
-def _visit_block(
-    queries: np.ndarray,
-    keys: np.ndarray,
-    values: np.ndarray,
-    first: int,
-    stop: int,
-    scores: np.ndarray,
-    state: np.ndarray,
-    sums: np.ndarray,
-) -> None:
-    """Fold keys ``first … stop - 1`` of one block into the running softmax of some lanes.
+def _soften(scratch: Scratch, lane: int, low: int, high: int) -> None:
+    """Turn a lane's scores ``low … high - 1`` of a chunk into weights of its running softmax, all others into zero."""
+    scores, sums = scratch.scores, scratch.sums
+    for key in range(low):
+        scores[lane, key] = _NOTHING
+    for key in range(high, scores.shape[1]):
+        scores[lane, key] = _NOTHING
+    before = scratch.highest[lane]
+    highest = _highest(scores, lane, before)
+    _exponentiate(scores, lane, highest)
+    shrink = exp(before - highest)
+    scratch.highest[lane] = highest
+    scratch.totals[lane] = scratch.totals[lane] * shrink + _sum(scores, lane)
+    if shrink != _ONE:
+        for d in range(sums.shape[1]):
+            sums[lane, d] *= shrink
 
-    Keys outside of that range may hold anything, NaN included.
+
+@numba.njit(cache=True, nogil=True)
+def _add_values(
+    heads: Heads, scratch: Scratch, first_lane: int, lanes: int, values: int, low: int, high: int, column: int
+) -> None:
+    """Add keys ``low … high - 1`` of the block at `values`, weighted, to some lanes' sums."""
+    head_dim = heads.head_dim
+    addresses, places = scratch.addresses, scratch.addresses.ctypes.data
+    vectors = (head_dim + LANES - 1) // LANES
+    for vector in range(vectors):
+        addresses[vector] = values + (low * head_dim + vector * LANES) * FLOAT_BYTES
+    weights_stride = scratch.scores.shape[1] * FLOAT_BYTES
+    weights = scratch.scores.ctypes.data + first_lane * weights_stride + (column + low) * FLOAT_BYTES
+    sums = scratch.sums.ctypes.data + first_lane * head_dim * FLOAT_BYTES
+    vector = 0
+    while vector < vectors:
+        columns, width = min(LANES, head_dim - vector * LANES), 1
+        if head_dim - vector * LANES >= PANEL:
+            columns, width = PANEL, _TILE_VECTORS
+        _multiply(
+            lanes,
+            columns,
+            False,
+            places + vector * 8,
+            head_dim * FLOAT_BYTES,
+            weights,
+            weights_stride,
+            high - low,
+            sums + vector * LANES * FLOAT_BYTES,
+            head_dim * FLOAT_BYTES,
+        )
+        vector += width
+
+
+@numba.njit(cache=True, nogil=True)
+def _walk(
+    heads: Heads, scratch: Scratch, first_row: int, stop_row: int, table: np.ndarray, table_first: int
+) -> None:
+    """Softmax-weighted sums of what some rows see through a block table, into `Scratch.sums` and `Scratch.totals`.
+
+    Keys that a row does not see may hold anything, NaN included.
 
     Args:
-        queries: scaled, ``[lanes, head_dim]``.
-        keys: ``[head_dim, block_size]``. values: ``[block_size, head_dim]``.
-        scores: scratch ``[lanes, block_size]``.
-        state: ``[lanes, 2]``: running maximum and running sum of exponentials.
-        sums: ``[lanes, head_dim]``: running weighted sums of values.
+        table: block ids from block index `table_first` on.
     """
-    head_dim, block_size = keys.shape
-    _multiply(queries, 0, head_dim, keys.ctypes.data, block_size, scores, True)
-    for lane in range(queries.shape[0]):
-        lane_scores = scores[lane]
-        for key in range(first):
-            lane_scores[key] = _NOTHING
-        for key in range(stop, block_size):
-            lane_scores[key] = _NOTHING
-        highest = _highest(lane_scores, state[lane, 0])
-        for key in range(block_size):
-            lane_scores[key] -= highest
-        shrink = exp(state[lane, 0] - highest)
-        state[lane, 0] = highest
-        state[lane, 1] *= shrink
-        if shrink != _ONE:
-            for d in range(head_dim):
-                sums[lane, d] *= shrink
-    flat = scores.reshape(-1)
-    for i in range(flat.shape[0]):
-        flat[i] = exp(flat[i])
-    for lane in range(queries.shape[0]):
-        state[lane, 1] += _sum(scores[lane, first:stop])
-    seen_values = values.ctypes.data + first * head_dim * FLOAT_BYTES
-    _multiply(scores, first, stop - first, seen_values, head_dim, sums, False)
+    group, block_size, low, high = heads.group, heads.block_size, scratch.low, scratch.high
+    first_lane, stop_lane = first_row * group, stop_row * group
+    for lane in range(first_lane, stop_lane):
+        scratch.highest[lane] = _NOTHING
+        scratch.totals[lane] = _ZERO
+        for d in range(heads.head_dim):
+            scratch.sums[lane, d] = _ZERO
+    begin, end = low[first_row], high[first_row]
+    for row in range(first_row, stop_row):
+        begin, end = min(begin, low[row]), max(end, high[row])
+    chunk_blocks = scratch.scores.shape[1] // block_size
+    block, stop_block = begin // block_size, (end + block_size - 1) // block_size
+    while block < stop_block:
+        chunk = block // chunk_blocks * chunk_blocks
+        next_block, start = min(stop_block, chunk + chunk_blocks), chunk * block_size
+        blocks = table[block - table_first : next_block - table_first]
+        column = (block - chunk) * block_size
+        _score(heads, scratch, first_lane, stop_lane - first_lane, blocks, column)
+        for row in range(first_row, stop_row):
+            seen_from, seen_to = max(low[row] - start, 0), min(high[row], next_block * block_size) - start
+            if seen_from < seen_to:
+                for lane in range(row * group, (row + 1) * group):
+                    _soften(scratch, lane, seen_from, seen_to)
+        for index in range(block, next_block):
+            values = heads.values + table[index - table_first] * heads.stride
+            _add_block(heads, scratch, first_row, stop_row, values, index * block_size, start)
+        block = next_block
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_block(
+    heads: Heads, scratch: Scratch, first_row: int, stop_row: int, values: int, position: int, start: int
+) -> None:
+    """Add a block's values to the sums of some rows, those together that see the same of it.
+
+    Args:
+        position: of the block's first key. start: of the chunk's first score.
+    """
+    group, block_size, low, high = heads.group, heads.block_size, scratch.low, scratch.high
+    row = first_row
+    while row < stop_row:
+        seen_from = max(low[row] - position, 0)
+        seen_to = min(high[row] - position, block_size)
+        next_row = row + 1
+        while (
+            next_row < stop_row
+            and max(low[next_row] - position, 0) == seen_from
+            and min(high[next_row] - position, block_size) == seen_to
+        ):
+            next_row += 1
+        if seen_from < seen_to:
+            lanes = (next_row - row) * group
+            _add_values(heads, scratch, row * group, lanes, values, seen_from, seen_to, position - start)
+        row = next_row
 
 
 @numba.njit(cache=True, nogil=True)
 def _attend_tile(
     kv_head: int,
-    sequence: int,
-    row_start: int,
-    row_stop: int,
+    tile: np.ndarray,
+    scratch: Scratch,
     queries: np.ndarray,
     gates: np.ndarray,
     key_cache: np.ndarray,
@@ -144,86 +310,54 @@ def _attend_tile(
     window: int,
     out: np.ndarray,
 ) -> None:
-    head_dim, block_size = key_cache.shape[2], key_cache.shape[3]
-    group = queries.shape[1] // key_cache.shape[1]
-    first_head, rows = kv_head * group, row_stop - row_start
+    sequence, row_start, rows = tile[0], tile[1], tile[2] - tile[1]
+    kv_heads, head_dim, block_size = key_cache.shape[1], key_cache.shape[2], key_cache.shape[3]
+    group = queries.shape[1] // kv_heads
+    first_head = kv_head * group
+    block_bytes = head_dim * block_size * FLOAT_BYTES
+    heads = Heads(
+        key_cache.ctypes.data + kv_head * block_bytes,
+        value_cache.ctypes.data + kv_head * block_bytes,
+        kv_heads * block_bytes,
+        head_dim,
+        block_size,
+        group,
+    )
     scale = np.float32(1.0 / np.sqrt(head_dim))
-    lanes = np.empty((rows * group, head_dim), np.float32)
     for row in range(rows):
+        scratch.low[row], scratch.high[row] = 0, positions[row_start + row] + 1
         for member in range(group):
             for d in range(head_dim):
-                lanes[row * group + member, d] = queries[row_start + row, first_head + member, d] * scale
-    scores = np.empty((rows * group, block_size), np.float32)
-    state = np.empty((rows * group, 2), np.float32)
-    sums = np.empty((rows * group, head_dim), np.float32)
-
-    _begin(state, sums)
-    last = positions[row_start]
-    for row in range(row_start, row_stop):
-        last = max(last, positions[row])
-    for index in range(last // block_size + 1):
-        block = shared_tables[sequence, index]
-        row = 0
-        while row < rows:
-            stop = min(block_size, positions[row_start + row] - index * block_size + 1)
-            next_row = row + 1
-            while (
-                next_row < rows
-                and min(block_size, positions[row_start + next_row] - index * block_size + 1) == stop
-            ):
-                next_row += 1
-            if stop > 0:
-                low, high = row * group, next_row * group
-                _visit_block(
-                    lanes[low:high],
-                    key_cache[block, kv_head],
-                    value_cache[block, kv_head],
-                    0,
-                    stop,
-                    scores[low:high],
-                    state[low:high],
-                    sums[low:high],
+                scratch.queries[row * group + member, d] = (
+                    queries[row_start + row, first_head + member, d] * scale
                 )
-            row = next_row
+    _walk(heads, scratch, 0, rows, shared_tables[sequence], 0)
     for row in range(rows):
         for member in range(group):
-            lane, gate = row * group + member, _ONE
+            lane, share = row * group + member, _ONE
             if loops[row_start + row] > 0:
-                gate = gates[row_start + row, first_head + member]
-            share = gate / state[lane, 1]
+                share = gates[row_start + row, first_head + member]
+            share /= scratch.totals[lane]
             for d in range(head_dim):
-                out[row_start + row, first_head + member, d] = sums[lane, d] * share
+                out[row_start + row, first_head + member, d] = scratch.sums[lane, d] * share
 
-    for row in range(rows):
-        loop, position = loops[row_start + row], positions[row_start + row]
-        if loop == 0:
-            continue
-        low, high = row * group, (row + 1) * group
-        _begin(state[low:high], sums[low:high])
-        floor = max(window_floor[sequence, loop - 1], position - window)
-        for index in range(floor // block_size, position // block_size + 1):
-            block = window_tables[sequence, loop - 1, index - window_first[sequence, loop - 1]]
-            _visit_block(
-                lanes[low:high],
-                key_cache[block, kv_head],
-                value_cache[block, kv_head],
-                max(0, floor - index * block_size),
-                min(block_size, position - index * block_size + 1),
-                scores[low:high],
-                state[low:high],
-                sums[low:high],
-            )
-        for member in range(group):
-            share = (_ONE - gates[row_start + row, first_head + member]) / state[low + member, 1]
-            for d in range(head_dim):
-                out[row_start + row, first_head + member, d] += sums[low + member, d] * share
-
-
-@numba.njit(cache=True, nogil=True)
-def _begin(state: np.ndarray, sums: np.ndarray) -> None:
-    state[:, 0] = _NOTHING
-    state[:, 1] = _ZERO
-    sums[:] = _ZERO
+    row = 0
+    while row < rows:
+        loop, next_row = loops[row_start + row], row
+        while next_row < rows and loops[row_start + next_row] == loop:
+            next_row += 1
+        if loop > 0:
+            floor = window_floor[sequence, loop - 1]
+            for seeing in range(row, next_row):
+                scratch.low[seeing] = max(floor, positions[row_start + seeing] - window)
+            table, table_first = window_tables[sequence, loop - 1], window_first[sequence, loop - 1]
+            _walk(heads, scratch, row, next_row, table, table_first)
+            for lane in range(row * group, next_row * group):
+                at, head = row_start + lane // group, first_head + lane % group
+                share = (_ONE - gates[at, head]) / scratch.totals[lane]
+                for d in range(head_dim):
+                    out[at, head, d] += scratch.sums[lane, d] * share
+        row = next_row
 
 
 def _attend_all(
@@ -244,7 +378,7 @@ def _attend_all(
 ) -> None:
     """Gated attention of all tiles, see `kernels.interface`.
 
-    Late tiles of a prompt see more keys: dealing the tiles out like cards balances the threads' shares.
+    Late tiles of a prompt see more keys: dealing the work out like cards balances the threads' shares.
 
     Args:
         queries, out: ``[rows, heads, head_dim]``.
@@ -252,32 +386,30 @@ def _attend_all(
         value_cache: ``[blocks, kv_heads, block_size, head_dim]``.
         gates, tiles, positions and so on: as in `RowBatch`.
     """
-    kv_heads = key_cache.shape[1]
-    hand = (tiles.shape[0] + threads - 1) // threads
-    for item in numba.prange(hand * threads * kv_heads):
-        card = item // kv_heads
-        index = card % hand * threads + card // hand
-        if index >= tiles.shape[0]:
-            continue
-        tile = tiles[index]
-        _attend_tile(
-            item % kv_heads,
-            tile[0],
-            tile[1],
-            tile[2],
-            queries,
-            gates,
-            key_cache,
-            value_cache,
-            positions,
-            loops,
-            shared_tables,
-            window_tables,
-            window_first,
-            window_floor,
-            window,
-            out,
-        )
+    kv_heads, head_dim, block_size = key_cache.shape[1], key_cache.shape[2], key_cache.shape[3]
+    most_rows = 0
+    for index in range(tiles.shape[0]):
+        most_rows = max(most_rows, tiles[index, 2] - tiles[index, 1])
+    for thread in numba.prange(threads):
+        scratch = _scratch(most_rows, queries.shape[1] // kv_heads, head_dim, block_size)
+        for item in range(thread, tiles.shape[0] * kv_heads, threads):
+            _attend_tile(
+                item % kv_heads,
+                tiles[item // kv_heads],
+                scratch,
+                queries,
+                gates,
+                key_cache,
+                value_cache,
+                positions,
+                loops,
+                shared_tables,
+                window_tables,
+                window_first,
+                window_floor,
+                window,
+                out,
+            )
 
 
 attend_serial: Callable[..., None] = numba.njit(cache=True, nogil=True)(_attend_all)

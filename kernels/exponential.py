@@ -14,12 +14,12 @@ from numba import types
 from numba.extending import intrinsic
 
 LOWEST, HIGHEST = np.float32(-87.0), np.float32(88.0)
-"""Arguments are clipped to these, so that the result is a normal number."""
+"""Between these the result is a normal number."""
 _LOG2_E = np.float32(1.44269504088896341)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 _P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-_ONE, _HALF = np.float32(1.0), np.float32(0.5)
+_ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 _EXPONENT_BIAS, _FRACTION_BITS = np.int32(127), np.int32(23)
 
 
@@ -37,7 +37,7 @@ bits_to_float: Callable[..., np.float32] = intrinsic(_bits_to_float)
 
 @numba.njit(cache=True, nogil=True)
 def exp(x: np.float32) -> np.float32:
-    """e to the power of x, for x clipped to [`LOWEST`, `HIGHEST`]; NaN stays NaN."""
+    """e to the power of x: zero for x below `LOWEST`, clipped above `HIGHEST`; NaN stays NaN."""
     clipped = LOWEST if x < LOWEST else (HIGHEST if x > HIGHEST else x)
     twos = np.floor(clipped * _LOG2_E + _HALF)
     rest = (clipped - twos * _LN2_HIGH) - twos * _LN2_LOW
@@ -48,4 +48,5 @@ def exp(x: np.float32) -> np.float32:
     power = power * rest + _P4
     power = power * rest + _P5
     power = power * (rest * rest) + rest + _ONE
-    return power * bits_to_float((np.int32(twos) + _EXPONENT_BIAS) << _FRACTION_BITS)
+    power *= bits_to_float((np.int32(twos) + _EXPONENT_BIAS) << _FRACTION_BITS)
+    return _ZERO if x < LOWEST else power

@@ -118,24 +118,25 @@ def _multiply_rows(
     return types.void(*([types.intp] * 10)), generate
 
 
-def _multiply_columns(
+def _multiply_vectors(
     typing_context: Any,
     rows: Any,
     columns: Any,
     first: Any,
-    weights: Any,
-    weights_stride: Any,
+    addresses: Any,
+    stride: Any,
     x: Any,
     x_stride: Any,
     depth: Any,
     totals: Any,
     totals_stride: Any,
 ) -> tuple[Any, Callable]:
-    """The same for weights whose rows lie anywhere, `columns` of them; they are not fetched ahead.
+    """The same for weights of which every vector may lie anywhere; they are not fetched ahead.
 
     Args:
         columns: `PANEL`, or 1 to `LANES`.
-        weights: float32 ``[depth, columns]``, rows `weights_stride` apart.
+        addresses: of int64 addresses, one per vector of columns: where it lies for k = 0.
+        stride: between a vector's weights for k and k + 1.
         totals: float32 ``[rows, columns]``.
     """
 
@@ -148,7 +149,7 @@ def _multiply_columns(
             builder.select(builder.icmp_signed("==", columns, _int(LANES)), _int(1), _int(2)),
         )
         variants = {
-            number * (TILE.rows + 1) + rows: _Variant(rows, vectors, masked=masked)
+            number * (TILE.rows + 1) + rows: _Variant(rows, vectors, scattered=True, masked=masked)
             for rows in range(1, TILE.rows + 1)
             for number, (vectors, masked) in enumerate(kinds)
         }
@@ -161,7 +162,7 @@ def _multiply_columns(
 
 
 multiply_rows: Callable[..., None] = intrinsic(_multiply_rows)
-multiply_columns: Callable[..., None] = intrinsic(_multiply_columns)
+multiply_vectors: Callable[..., None] = intrinsic(_multiply_vectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +171,20 @@ class _Variant:
 
     Attributes:
         lines: cache lines to ask for per turn.
+        scattered: `weights` is the address of its vectors' addresses.
         masked: the only vector is used in part.
     """
 
     rows: int
     vectors: int
     lines: int = 0
+    scattered: bool = False
     masked: bool = False
 
     def function(self, module: ir.Module) -> ir.Function:
         """A function of its own, since inlined copies would each be compiled again."""
-        name = f"loopserve_multiply_{self.rows}x{self.vectors}_{self.lines}_{self.masked:d}"
+        kind = f"{self.lines}_{self.scattered:d}{self.masked:d}"
+        name = f"loopserve_multiply_{self.rows}x{self.vectors}_{kind}"
         function = cgutils.get_or_insert_function(module, ir.FunctionType(ir.VoidType(), [_INT64] * 10), name)
         if function.is_declaration:
             function.linkage = "linkonce_odr"
@@ -226,7 +230,7 @@ class _Emitter:
         self.builder = builder
         self.variant = variant
         self.first = builder.icmp_signed("!=", first, _int(0))
-        self.weights = weights
+        self.weights = self._vector_addresses(weights)
         self.weights_stride = weights_stride
         self.depth = depth
         self.coming = coming
@@ -240,6 +244,13 @@ class _Emitter:
             for _ in range(variant.rows)
         ]
         self.mask = self._mask(columns) if variant.masked else None
+
+    def _vector_addresses(self, weights: ir.Value) -> list[ir.Value]:
+        builder, vectors = self.builder, range(self.variant.vectors)
+        if not self.variant.scattered:
+            return [builder.add(weights, _vector_offset(vector)) for vector in vectors]
+        pointer = builder.inttoptr(weights, _INT64.as_pointer())
+        return [builder.load(builder.gep(pointer, [_int(vector)])) for vector in vectors]
 
     def emit(self) -> None:
         builder = self.builder
@@ -261,11 +272,8 @@ class _Emitter:
 
     def _add_step(self, k: ir.Value) -> None:
         builder = self.builder
-        weights_row = builder.add(self.weights, builder.mul(k, self.weights_stride))
-        weights = [
-            self._load(builder.add(weights_row, _vector_offset(vector)))
-            for vector in range(self.variant.vectors)
-        ]
+        offset = builder.mul(k, self.weights_stride)
+        weights = [self._load(builder.add(address, offset)) for address in self.weights]
         for row, sums in zip(self.x_rows, self.sums, strict=True):
             address = builder.add(row, _times(builder, k, FLOAT_BYTES))
             value = self._spread(builder.load(builder.inttoptr(address, _FLOAT.as_pointer())), _FLOAT)
