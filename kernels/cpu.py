@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kernels import row_ops
-from kernels.cpu_attention import attend_parallel, attend_serial
+from kernels.cpu_attention import attend, attend_alone
 from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch, Tiling
 
 TILE_ROWS = 16
@@ -41,7 +41,7 @@ class CpuBackend:
         )
         rope = RopeTable(torch.zeros(1, 1), torch.zeros(1, 1))
         queries = self.rotate_and_write(torch.zeros(1, 6), rope, cache, batch)
-        for kernel in (attend_serial, attend_parallel):
+        for kernel in (attend_alone, attend):
             _launch(kernel, cache, queries, torch.zeros(1, 1), batch)
 
     def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
@@ -101,7 +101,7 @@ class CpuBackend:
         self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: RowBatch
     ) -> torch.Tensor:
         work = queries.numel() * int(batch.positions.max())
-        kernel = attend_parallel if work >= PARALLEL_WORK else attend_serial
+        kernel = attend if work >= PARALLEL_WORK else attend_alone
         return _launch(kernel, cache, queries, gates, batch)
 
     def keep_hidden(

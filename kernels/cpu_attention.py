@@ -10,7 +10,6 @@ depends on its own position and the block size only, never on the tile, the step
 docs/architecture.md).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
@@ -155,7 +154,8 @@ def _score(
 def _highest(scores: np.ndarray, lane: int, start: np.float32) -> np.float32:
     highest = start
     for key in range(scores.shape[1]):
-        highest = max(highest, scores[lane, key])
+        score = scores[lane, key]
+        highest = score if score > highest else highest
     return highest
 
 
@@ -360,7 +360,55 @@ def _attend_tile(
         row = next_row
 
 
-def _attend_all(
+@numba.njit(cache=True, nogil=True)
+def _attend_share(
+    thread: int,
+    queries: np.ndarray,
+    gates: np.ndarray,
+    key_cache: np.ndarray,
+    value_cache: np.ndarray,
+    tiles: np.ndarray,
+    threads: int,
+    positions: np.ndarray,
+    loops: np.ndarray,
+    shared_tables: np.ndarray,
+    window_tables: np.ndarray,
+    window_first: np.ndarray,
+    window_floor: np.ndarray,
+    window: int,
+    out: np.ndarray,
+) -> None:
+    """One thread's share of the work items.
+
+    Late tiles of a prompt see more keys: dealing the items out like cards balances the shares.
+    """
+    kv_heads, head_dim, block_size = key_cache.shape[1], key_cache.shape[2], key_cache.shape[3]
+    most_rows = 0
+    for index in range(tiles.shape[0]):
+        most_rows = max(most_rows, tiles[index, 2] - tiles[index, 1])
+    scratch = _scratch(most_rows, queries.shape[1] // kv_heads, head_dim, block_size)
+    for item in range(thread, tiles.shape[0] * kv_heads, threads):
+        _attend_tile(
+            item % kv_heads,
+            tiles[item // kv_heads],
+            scratch,
+            queries,
+            gates,
+            key_cache,
+            value_cache,
+            positions,
+            loops,
+            shared_tables,
+            window_tables,
+            window_first,
+            window_floor,
+            window,
+            out,
+        )
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def attend(
     queries: np.ndarray,
     gates: np.ndarray,
     key_cache: np.ndarray,
@@ -378,39 +426,65 @@ def _attend_all(
 ) -> None:
     """Gated attention of all tiles, see `kernels.interface`.
 
-    Late tiles of a prompt see more keys: dealing the work out like cards balances the threads' shares.
-
     Args:
         queries, out: ``[rows, heads, head_dim]``.
         key_cache: ``[blocks, kv_heads, head_dim, block_size]``.
         value_cache: ``[blocks, kv_heads, block_size, head_dim]``.
+        threads: to use. One still wakes the others: `attend_alone` does not.
         gates, tiles, positions and so on: as in `RowBatch`.
     """
-    kv_heads, head_dim, block_size = key_cache.shape[1], key_cache.shape[2], key_cache.shape[3]
-    most_rows = 0
-    for index in range(tiles.shape[0]):
-        most_rows = max(most_rows, tiles[index, 2] - tiles[index, 1])
     for thread in numba.prange(threads):
-        scratch = _scratch(most_rows, queries.shape[1] // kv_heads, head_dim, block_size)
-        for item in range(thread, tiles.shape[0] * kv_heads, threads):
-            _attend_tile(
-                item % kv_heads,
-                tiles[item // kv_heads],
-                scratch,
-                queries,
-                gates,
-                key_cache,
-                value_cache,
-                positions,
-                loops,
-                shared_tables,
-                window_tables,
-                window_first,
-                window_floor,
-                window,
-                out,
-            )
+        _attend_share(
+            thread,
+            queries,
+            gates,
+            key_cache,
+            value_cache,
+            tiles,
+            threads,
+            positions,
+            loops,
+            shared_tables,
+            window_tables,
+            window_first,
+            window_floor,
+            window,
+            out,
+        )
 
 
-attend_serial: Callable[..., None] = numba.njit(cache=True, nogil=True)(_attend_all)
-attend_parallel: Callable[..., None] = numba.njit(cache=True, nogil=True, parallel=True)(_attend_all)
+@numba.njit(cache=True, nogil=True)
+def attend_alone(
+    queries: np.ndarray,
+    gates: np.ndarray,
+    key_cache: np.ndarray,
+    value_cache: np.ndarray,
+    tiles: np.ndarray,
+    threads: int,
+    positions: np.ndarray,
+    loops: np.ndarray,
+    shared_tables: np.ndarray,
+    window_tables: np.ndarray,
+    window_first: np.ndarray,
+    window_floor: np.ndarray,
+    window: int,
+    out: np.ndarray,
+) -> None:
+    """`attend` on the calling thread."""
+    _attend_share(
+        0,
+        queries,
+        gates,
+        key_cache,
+        value_cache,
+        tiles,
+        1,
+        positions,
+        loops,
+        shared_tables,
+        window_tables,
+        window_first,
+        window_floor,
+        window,
+        out,
+    )

@@ -3,6 +3,9 @@
 PyTorch's elementwise kernels use one exponential for whole vectors and another for the rest of a chunk, and cut chunks
 by the size of the whole tensor, so the last bits of `silu` or `sigmoid` depend on the number of rows. Here every row is
 its own loop. Inputs and outputs are contiguous float32 on the CPU.
+
+A serial function and its parallel twin are two functions: numba's disk cache knows a function by its name and line, and
+would give both the code of the one that was compiled first.
 """
 
 from collections.abc import Callable
@@ -81,12 +84,26 @@ def _silu_mul_row(gate_up: np.ndarray, out: np.ndarray) -> None:
         out[i] = gate / (np.float32(1.0) + np.exp(-gate)) * gate_up[width + i]
 
 
-def _rms_norm_rows(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+@numba.njit(cache=True, nogil=True)
+def _rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    for row in range(x.shape[0]):
+        _rms_norm_row(x[row], weight, eps, out[row])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _rms_norm_parallel(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
     for row in numba.prange(x.shape[0]):
         _rms_norm_row(x[row], weight, eps, out[row])
 
 
-def _silu_mul_rows(gate_up: np.ndarray, out: np.ndarray) -> None:
+@numba.njit(cache=True, nogil=True)
+def _silu_mul(gate_up: np.ndarray, out: np.ndarray) -> None:
+    for row in range(out.shape[0]):
+        _silu_mul_row(gate_up[row], out[row])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _silu_mul_parallel(gate_up: np.ndarray, out: np.ndarray) -> None:
     for row in numba.prange(out.shape[0]):
         _silu_mul_row(gate_up[row], out[row])
 
@@ -106,15 +123,19 @@ def _query_gates(queries: np.ndarray, weight: np.ndarray, bias: np.ndarray, out:
             out[row, head] = _gate(queries[row, head], weight[head], bias[head])
 
 
-def _hidden_gates_rows(normed: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+@numba.njit(cache=True, nogil=True)
+def _row_gates(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+    for head in range(weight.shape[0]):
+        out[head] = _gate(x, weight[head], bias[head])
+
+
+@numba.njit(cache=True, nogil=True)
+def _hidden_gates(normed: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+    for row in range(normed.shape[0]):
+        _row_gates(normed[row], weight, bias, out[row])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _hidden_gates_parallel(normed: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     for row in numba.prange(normed.shape[0]):
-        for head in range(weight.shape[0]):
-            out[row, head] = _gate(normed[row], weight[head], bias[head])
-
-
-_rms_norm = numba.njit(cache=True, nogil=True)(_rms_norm_rows)
-_rms_norm_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_rms_norm_rows)
-_silu_mul = numba.njit(cache=True, nogil=True)(_silu_mul_rows)
-_silu_mul_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_silu_mul_rows)
-_hidden_gates = numba.njit(cache=True, nogil=True)(_hidden_gates_rows)
-_hidden_gates_parallel = numba.njit(cache=True, nogil=True, parallel=True)(_hidden_gates_rows)
+        _row_gates(normed[row], weight, bias, out[row])
