@@ -311,6 +311,8 @@ def _attend_tile(
     out: np.ndarray,
 ) -> None:
     sequence, row_start, rows = tile[0], tile[1], tile[2] - tile[1]
+    if rows == 0:
+        return  # padding
     kv_heads, head_dim, block_size = key_cache.shape[1], key_cache.shape[2], key_cache.shape[3]
     group = queries.shape[1] // kv_heads
     first_head = kv_head * group
