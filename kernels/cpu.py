@@ -3,14 +3,12 @@
 In the cache, the keys of a block lie transposed, ``[head_dim, block_size]``.
 """
 
-from collections.abc import Callable
-
 import numba
 import numpy as np
 import torch
 
 from kernels import row_ops
-from kernels.cpu_attention import attend, attend_alone
+from kernels.cpu_attention import attend, attend_share
 from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch, Tiling
 
 TILE_ROWS = 16
@@ -41,8 +39,8 @@ class CpuBackend:
         )
         rope = RopeTable(torch.zeros(1, 1), torch.zeros(1, 1))
         queries = self.rotate_and_write(torch.zeros(1, 6), rope, cache, batch)
-        for kernel in (attend_alone, attend):
-            _launch(kernel, cache, queries, torch.zeros(1, 1), batch)
+        for parallel in (False, True):
+            _launch(parallel, cache, queries, torch.zeros(1, 1), batch)
 
     def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
         return Tiling(TILE_ROWS)
@@ -101,8 +99,7 @@ class CpuBackend:
         self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: RowBatch
     ) -> torch.Tensor:
         work = queries.numel() * int(batch.positions.max())
-        kernel = attend if work >= PARALLEL_WORK else attend_alone
-        return _launch(kernel, cache, queries, gates, batch)
+        return _launch(work >= PARALLEL_WORK, cache, queries, gates, batch)
 
     def keep_hidden(
         self, hidden: torch.Tensor, carries: torch.Tensor, block_hidden: torch.Tensor, batch: RowBatch
@@ -120,7 +117,7 @@ def _transposed(cache: LayerCache) -> np.ndarray:
 
 
 def _launch(
-    kernel: Callable[..., None],
+    parallel: bool,
     cache: LayerCache,
     queries: torch.Tensor,
     gates: torch.Tensor | None,
@@ -129,13 +126,12 @@ def _launch(
     out = torch.empty(queries.shape)
     if gates is None:
         gates = torch.empty(0, queries.shape[1])
-    kernel(
+    arguments = (
         queries.numpy(),
         gates.numpy(),
         _transposed(cache),
         cache.values.numpy(),
         batch.tiles.numpy(),
-        numba.get_num_threads(),
         batch.positions.numpy(),
         batch.loops.numpy(),
         batch.shared_tables.numpy(),
@@ -145,6 +141,10 @@ def _launch(
         batch.window,
         out.numpy(),
     )
+    if parallel:
+        attend(numba.get_num_threads(), *arguments)
+    else:
+        attend_share(0, 1, *arguments)
     return out.flatten(1)
 
 

@@ -363,14 +363,14 @@ def _attend_tile(
 
 
 @numba.njit(cache=True, nogil=True)
-def _attend_share(
+def attend_share(
     thread: int,
+    threads: int,
     queries: np.ndarray,
     gates: np.ndarray,
     key_cache: np.ndarray,
     value_cache: np.ndarray,
     tiles: np.ndarray,
-    threads: int,
     positions: np.ndarray,
     loops: np.ndarray,
     shared_tables: np.ndarray,
@@ -380,7 +380,7 @@ def _attend_share(
     window: int,
     out: np.ndarray,
 ) -> None:
-    """One thread's share of the work items.
+    """One thread's share of `attend`. The only share, 0 of 1, wakes no other thread.
 
     Late tiles of a prompt see more keys: dealing the items out like cards balances the shares.
     """
@@ -411,12 +411,12 @@ def _attend_share(
 
 @numba.njit(cache=True, nogil=True, parallel=True)
 def attend(
+    threads: int,
     queries: np.ndarray,
     gates: np.ndarray,
     key_cache: np.ndarray,
     value_cache: np.ndarray,
     tiles: np.ndarray,
-    threads: int,
     positions: np.ndarray,
     loops: np.ndarray,
     shared_tables: np.ndarray,
@@ -432,18 +432,17 @@ def attend(
         queries, out: ``[rows, heads, head_dim]``.
         key_cache: ``[blocks, kv_heads, head_dim, block_size]``.
         value_cache: ``[blocks, kv_heads, block_size, head_dim]``.
-        threads: to use. One still wakes the others: `attend_alone` does not.
         gates, tiles, positions and so on: as in `RowBatch`.
     """
     for thread in numba.prange(threads):
-        _attend_share(
+        attend_share(
             thread,
+            threads,
             queries,
             gates,
             key_cache,
             value_cache,
             tiles,
-            threads,
             positions,
             loops,
             shared_tables,
@@ -453,40 +452,3 @@ def attend(
             window,
             out,
         )
-
-
-@numba.njit(cache=True, nogil=True)
-def attend_alone(
-    queries: np.ndarray,
-    gates: np.ndarray,
-    key_cache: np.ndarray,
-    value_cache: np.ndarray,
-    tiles: np.ndarray,
-    threads: int,
-    positions: np.ndarray,
-    loops: np.ndarray,
-    shared_tables: np.ndarray,
-    window_tables: np.ndarray,
-    window_first: np.ndarray,
-    window_floor: np.ndarray,
-    window: int,
-    out: np.ndarray,
-) -> None:
-    """`attend` on the calling thread."""
-    _attend_share(
-        0,
-        queries,
-        gates,
-        key_cache,
-        value_cache,
-        tiles,
-        1,
-        positions,
-        loops,
-        shared_tables,
-        window_tables,
-        window_first,
-        window_floor,
-        window,
-        out,
-    )
