@@ -11,7 +11,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from benchmarks.decode import BenchmarkError, Plan, Report, measure
+from benchmarks.decode import Plan, Report, measure
+from benchmarks.errors import BenchmarkError
 from benchmarks.tables import markdown, show
 from engine.model_files import resolve_model
 from engine.options import DtypeName, EngineOptions, Quantization
@@ -50,6 +51,7 @@ def bench(
     """Measure MODEL on this machine: all loops in one pass, one loop after another, and one loop only.
 
     The three run the same weights by turns, so their ratios hold on a busy machine, too.
+    With --url, running servers are measured over HTTP: `loopserve bench --url URL --help`.
     """
     options = EngineOptions(
         model_dir=str(resolve_model(model)),

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.machine import ReadYardstick, describe
 from benchmarks.spread import Spread
 from engine.config import load_config
 from engine.core import EngineCore
-from engine.errors import LoopserveError
 from engine.kv_arithmetic import shared_bytes_per_token
 from engine.loading import load_variants
 from engine.messages import Request
@@ -27,10 +27,6 @@ from engine.weights import ModelWeights
 from kernels.panel_linear import PanelLinear
 
 MIN_ROUNDS = 2
-
-
-class BenchmarkError(LoopserveError):
-    """A benchmark can't run or found something wrong; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,32 +1,9 @@
-"""A report as tables: cells once, for the terminal and for documents."""
-
-from dataclasses import dataclass
+"""A report of `benchmarks.decode` as tables."""
 
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.cells import Cells
 from benchmarks.decode import Report, Row
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """A table's text."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-    def rich(self) -> Table:
-        table = Table(title=self.title, title_justify="left")
-        for name in self.header:
-            table.add_column(name, justify="left" if name in ("mode", "cache") else "right")
-        for cells in self.rows:
-            table.add_row(*cells)
-        return table
 
 
 def decode_cells(report: Report) -> Cells:

@@ -118,9 +118,14 @@ def serve(
     add_help_option=False,
 )
 def bench(context: typer.Context) -> None:
-    """Measure a model on this machine: all loops in one pass, one loop after another, one loop only."""
+    """Measure a model on this machine: all loops in one pass, one loop after another, one loop only.
+
+    With --url: measure a running server instead (`loopserve bench --url URL --help`).
+    """
     # Imported when it is asked for: it computes in this process, which otherwise never loads torch.
-    importlib.import_module("benchmarks.command").main(context.args)
+    of_servers = any(argument.partition("=")[0] == "--url" for argument in context.args)
+    command = "benchmarks.server_command" if of_servers else "benchmarks.command"
+    importlib.import_module(command).main(context.args)
 
 
 @cli.command()

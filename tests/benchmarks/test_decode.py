@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.command import main
-from benchmarks.decode import BenchmarkError, Plan, Report, measure, modes_of
+from benchmarks.decode import Plan, Report, measure, modes_of
+from benchmarks.errors import BenchmarkError
 from benchmarks.tables import markdown
 from engine.errors import ModelError
 from engine.options import EngineOptions
