@@ -1,7 +1,7 @@
 """Latency and throughput of OpenAI servers, one or several by turns, over HTTP.
 
-Servers take turns like the modes of `benchmarks.decode`, so that whatever else the machine does hits all alike; ratios
-are paired by round.
+Servers take turns like the modes of `benchmarks.decode`, so that whatever else the machine does hits all alike and
+ratios can be paired by round.
 """
 
 import time
@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.http_load import Load, Reply, Target, send
-from benchmarks.spread import Spread
 
 MIN_ROUNDS = 2
 WARM_UP_TOKENS = 2
@@ -34,32 +33,27 @@ class ServerPlan:
 
 @dataclass(frozen=True, slots=True)
 class ServerRow:
-    """One server under one load.
+    """One server under one load; lists have a value per round, means over its streams.
 
     Attributes:
         prompt_tokens, completion_tokens: by the server's count, of one request (the largest).
-        ms_to_first_token: mean over the streams of a round.
-        ms_per_token: mean over the streams of a round; None for answers of one token.
-        gap_p50, gap_p99: ms between events, of all rounds together; None for answers of one token.
-        tokens_per_event: 1 where every event holds one token.
+        first_token_seconds: from sending to the first event.
+        per_token_seconds: from the first to the last event ÷ tokens between them; empty for answers of one token.
         tokens_per_second: made by all streams together ÷ time from sending to the last event.
-        first_token_ratio, per_token_ratio, throughput_ratio: to the first server, by round.
+        gap_p50, gap_p99: seconds between events, of all rounds together; None for answers of one token.
+        tokens_per_event: 1 where every event holds one token.
     """
 
     target: str
     load: Load
-    rounds: int
     prompt_tokens: int
     completion_tokens: int
-    ms_to_first_token: Spread
-    ms_per_token: Spread | None
+    first_token_seconds: list[float]
+    per_token_seconds: list[float]
+    tokens_per_second: list[float]
     gap_p50: float | None
     gap_p99: float | None
     tokens_per_event: float
-    tokens_per_second: Spread
-    first_token_ratio: Spread
-    per_token_ratio: Spread | None
-    throughput_ratio: Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +99,10 @@ def measure_servers(
     """Send every load to every server by turns.
 
     Args:
-        targets: the first is what the others are divided by.
+        turn: surrounds everything that is sent to a server in one turn.
 
     Raises:
-        BenchmarkError: a server fails or refuses.
+        BenchmarkError: a server fails or refuses, or two have one name.
     """
     names = [target.name for target in targets]
     if len(set(names)) != len(names):
@@ -131,33 +125,22 @@ def _rows(targets: Sequence[Target], load: Load, plan: ServerPlan, turn: Turn) -
         for target in targets if index % 2 == 0 else reversed(targets):
             with turn(target):
                 sections[target.name].append(_Section(send(target, load, seed=index)))
-    base = sections[targets[0].name]
-    return [_row(name, load, own, base) for name, own in sections.items()]
+    return [_row(name, load, own) for name, own in sections.items()]
 
 
-def _row(name: str, load: Load, own: list[_Section], base: list[_Section]) -> ServerRow:
-    replies = [reply for section in own for reply in section.replies]
-    gaps = [gap * 1000 for reply in replies for gap in reply.gaps]
-    per_token = [section.per_token for section in own if section.per_token is not None]
-    base_per_token = [section.per_token for section in base if section.per_token is not None]
-    timed = len(per_token) == len(base_per_token) == len(own)
+def _row(name: str, load: Load, sections: list[_Section]) -> ServerRow:
+    replies = [reply for section in sections for reply in section.replies]
+    gaps = [gap for reply in replies for gap in reply.gaps]
     return ServerRow(
         target=name,
         load=load,
-        rounds=len(own),
         prompt_tokens=max(reply.prompt_tokens for reply in replies),
         completion_tokens=max(reply.completion_tokens for reply in replies),
-        ms_to_first_token=Spread.of([section.to_first_token * 1000 for section in own]),
-        ms_per_token=Spread.of([seconds * 1000 for seconds in per_token]) if per_token else None,
+        first_token_seconds=[section.to_first_token for section in sections],
+        per_token_seconds=[section.per_token for section in sections if section.per_token is not None],
+        tokens_per_second=[section.throughput for section in sections],
         gap_p50=float(np.percentile(gaps, 50)) if gaps else None,
         gap_p99=float(np.percentile(gaps, 99)) if gaps else None,
-        tokens_per_event=sum(section.tokens for section in own) / sum(len(r.arrivals) for r in replies),
-        tokens_per_second=Spread.of([section.throughput for section in own]),
-        first_token_ratio=_ratio([s.to_first_token for s in own], [s.to_first_token for s in base]),
-        per_token_ratio=_ratio(per_token, base_per_token) if timed else None,
-        throughput_ratio=_ratio([s.throughput for s in own], [s.throughput for s in base]),
+        tokens_per_event=sum(section.tokens for section in sections)
+        / sum(len(reply.arrivals) for reply in replies),
     )
-
-
-def _ratio(own: Sequence[float], base: Sequence[float]) -> Spread:
-    return Spread.of([a / b for a, b in zip(own, base, strict=True)])

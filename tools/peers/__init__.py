@@ -1,0 +1,1 @@
+"""Measures loopserve beside other servers on this machine: `make bench-peers`."""
