@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install serve test lint format bench bench-peers compile-kernels roofline gpu-check clean
+.PHONY: install serve test lint format bench bench-peers bench-full-size compile-kernels roofline gpu-check clean
 
 install: .venv/installed
 
@@ -36,6 +36,9 @@ bench: .venv/installed-test   ## time per token and KV bytes of the demo model, 
 bench-peers: .venv/installed-test   ## other servers in build/peers, all measured by turns; an hour, 7 GB
 	sh tools/peers/install.sh build/peers
 	$(BIN)/python -m tools.peers --peers build/peers --page docs/results/peers.md
+
+bench-full-size: .venv/installed-test   ## LoopCoder-V2's shape, random weights: 16 GB of disk, 24 GB of memory
+	$(BIN)/python -m tools.full_size --directory build/full-size --page docs/results/full-size.md
 
 compile-kernels: .venv/installed-test   ## compile every GPU kernel ahead of time; no GPU needed
 	env -u TRITON_INTERPRET $(BIN)/python -m tools.compile_kernels

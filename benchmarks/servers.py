@@ -130,7 +130,7 @@ def _rows(targets: Sequence[Target], load: Load, plan: ServerPlan, turn: Turn) -
 
 def _row(name: str, load: Load, sections: list[_Section]) -> ServerRow:
     replies = [reply for section in sections for reply in section.replies]
-    gaps = [gap for reply in replies for gap in reply.gaps]
+    gaps = [gap for reply in replies if reply.completion_tokens > 1 for gap in reply.gaps]
     return ServerRow(
         target=name,
         load=load,

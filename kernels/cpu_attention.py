@@ -17,6 +17,7 @@ import numpy as np
 
 from kernels.exponential import exp
 from kernels.microkernel import FLOAT_BYTES, LANES, PANEL, TILE, multiply_vectors
+from kernels.softmax_chunk import soften_chunk
 
 CHUNK_KEYS = 128
 """Scores of a lane that are exponentiated together: enough to fill vectors, few enough to stay in the first cache."""
@@ -33,7 +34,7 @@ class Scratch(NamedTuple):
 
     Attributes:
         queries: scaled, ``[lanes, head_dim]``.
-        scores: ``[lanes, keys of a chunk]``, then their exponentials.
+        scores: ``[lanes, keys of a chunk]``, then their exponentials; padded to whole vectors.
         highest: ``[lanes]``: running maximum of the scores.
         totals: ``[lanes]``: running sum of exponentials.
         sums: ``[lanes, head_dim]``: running weighted sums of values.
@@ -68,12 +69,17 @@ class Heads(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
+def _chunk_blocks(block_size: int) -> int:
+    return max(1, CHUNK_KEYS // block_size)
+
+
+@numba.njit(cache=True, nogil=True)
 def _scratch(rows: int, group: int, head_dim: int, block_size: int) -> Scratch:
-    lanes, chunk_blocks = rows * group, max(1, CHUNK_KEYS // block_size)
+    lanes, chunk_blocks = rows * group, _chunk_blocks(block_size)
     vectors = chunk_blocks * ((block_size + LANES - 1) // LANES) + (head_dim + LANES - 1) // LANES
     return Scratch(
         np.empty((lanes, head_dim), np.float32),
-        np.empty((lanes, chunk_blocks * block_size), np.float32),
+        np.empty((lanes, (chunk_blocks * block_size + LANES - 1) // LANES * LANES), np.float32),
         np.empty(lanes, np.float32),
         np.empty(lanes, np.float32),
         np.empty((lanes, head_dim), np.float32),
@@ -150,43 +156,25 @@ def _score(
         vector += width
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "nnan", "nsz"})
-def _highest(scores: np.ndarray, lane: int, start: np.float32) -> np.float32:
-    highest = start
-    for key in range(scores.shape[1]):
-        score = scores[lane, key]
-        highest = score if score > highest else highest
-    return highest
-
-
-@numba.njit(cache=True, nogil=True)
-def _exponentiate(scores: np.ndarray, lane: int, highest: np.float32) -> None:
-    for key in range(scores.shape[1]):
-        scores[lane, key] = exp(scores[lane, key] - highest)
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
-def _sum(values: np.ndarray, lane: int) -> np.float32:
-    total = _ZERO
-    for key in range(values.shape[1]):
-        total += values[lane, key]
-    return total
-
-
 @numba.njit(cache=True, nogil=True)
 def _soften(scratch: Scratch, lane: int, low: int, high: int) -> None:
-    """Turn a lane's scores ``low … high - 1`` of a chunk into weights of its running softmax, all others into zero."""
+    """Turn a lane's scores ``low … high - 1`` of a chunk into weights of its running softmax.
+
+    Only whole vectors are worked on; what they hold beside these scores gets weight zero.
+    """
     scores, sums = scratch.scores, scratch.sums
-    for key in range(low):
+    begin = low // LANES * LANES
+    end = (high + LANES - 1) // LANES * LANES
+    for key in range(begin, low):
         scores[lane, key] = _NOTHING
-    for key in range(high, scores.shape[1]):
+    for key in range(high, end):
         scores[lane, key] = _NOTHING
     before = scratch.highest[lane]
-    highest = _highest(scores, lane, before)
-    _exponentiate(scores, lane, highest)
+    address = scores.ctypes.data + (lane * scores.shape[1] + begin) * FLOAT_BYTES
+    highest, total = soften_chunk(address, (end - begin) // LANES, before)
     shrink = exp(before - highest)
     scratch.highest[lane] = highest
-    scratch.totals[lane] = scratch.totals[lane] * shrink + _sum(scores, lane)
+    scratch.totals[lane] = scratch.totals[lane] * shrink + total
     if shrink != _ONE:
         for d in range(sums.shape[1]):
             sums[lane, d] *= shrink
@@ -246,7 +234,7 @@ def _walk(
     begin, end = low[first_row], high[first_row]
     for row in range(first_row, stop_row):
         begin, end = min(begin, low[row]), max(end, high[row])
-    chunk_blocks = scratch.scores.shape[1] // block_size
+    chunk_blocks = _chunk_blocks(block_size)
     block, stop_block = begin // block_size, (end + block_size - 1) // block_size
     while block < stop_block:
         chunk = block // chunk_blocks * chunk_blocks

@@ -14,6 +14,8 @@ import numba
 import numpy as np
 import torch
 
+from kernels.exponential import exp
+
 PARALLEL_ELEMENTS = 1 << 17
 """Elements from which waking threads pays."""
 
@@ -81,7 +83,7 @@ def _silu_mul_row(gate_up: np.ndarray, out: np.ndarray) -> None:
     width = out.shape[0]
     for i in range(width):
         gate = gate_up[i]
-        out[i] = gate / (np.float32(1.0) + np.exp(-gate)) * gate_up[width + i]
+        out[i] = gate / (np.float32(1.0) + exp(-gate)) * gate_up[width + i]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -113,7 +115,7 @@ def _gate(x: np.ndarray, weight: np.ndarray, bias: np.float32) -> np.float32:
     total = np.float32(0.0)
     for d in range(x.shape[0]):
         total += x[d] * weight[d]
-    return np.float32(1.0) / (np.float32(1.0) + np.exp(-(total + bias)))
+    return np.float32(1.0) / (np.float32(1.0) + exp(-(total + bias)))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -62,20 +62,28 @@ def layers_that_fit(config: dict[str, Any], memory: int, copies: int) -> int:
 
 
 def write_checkpoint(directory: Path, config: dict[str, Any], device: torch.device) -> None:
-    """Random weights that keep activations O(1), a file per layer and no tokenizer: the engine alone reads them."""
+    """Random weights that keep activations O(1), and no tokenizer: the engine alone reads them.
+
+    A file per layer, each written before the next is made, so that memory holds one layer at a time.
+    """
     generator = torch.Generator(device).manual_seed(0)
     parsed = parse_config(config)
     dtype = getattr(torch, parsed.torch_dtype)
-    files: dict[str, dict[str, torch.Tensor]] = {}
-    for name, spec in expected_tensors(parsed).items():
-        part = name.split(".")[2] if name.startswith("model.layers.") else "outer"
-        if name.endswith("norm.weight"):
-            tensor = torch.ones(spec.shape, device=device)
-        else:
-            tensor = torch.randn(spec.shape, generator=generator, device=device) * spec.shape[-1] ** -0.5
-        files.setdefault(f"model-{part}.safetensors", {})[name] = tensor.to(dtype).cpu()
-    for file, tensors in files.items():
+    specs = expected_tensors(parsed)
+    files = {name: f"model-{_part(name)}.safetensors" for name in specs}
+    for file in dict.fromkeys(files.values()):
+        tensors = {}
+        for name in (name for name in specs if files[name] == file):
+            tensor = torch.empty(specs[name].shape, dtype=dtype, device=device)
+            if name.endswith("norm.weight"):
+                tensor.fill_(1.0)
+            else:
+                tensor.normal_(0.0, specs[name].shape[-1] ** -0.5, generator=generator)
+            tensors[name] = tensor.cpu()
         save_file(tensors, directory / file)
-    index = {"weight_map": {name: file for file, tensors in files.items() for name in tensors}}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     (directory / "config.json").write_text(json.dumps(config))
+
+
+def _part(name: str) -> str:
+    return name.split(".")[2] if name.startswith("model.layers.") else "outer"

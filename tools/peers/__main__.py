@@ -7,14 +7,10 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-
-# Before torch is imported: this process only waits while servers run.
-os.environ["OMP_WAIT_POLICY"] = "passive"
 
 from benchmarks.machine import describe
 from benchmarks.servers import ServerPlan, ServerReport, measure_servers

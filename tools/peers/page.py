@@ -58,10 +58,11 @@ INTRODUCTION = """# Beside other servers, on a CPU
     make bench-peers
 
 One run over HTTP: all servers are up, one runs and the others are paused (SIGSTOP), by turns; ratios are
-paired by round. Every server has {threads} threads, float32 weights and greedy sampling, streams every token and gets other prompts in every
-round. Shape: hidden 1024, 14 layers, 16 heads, 4 KV heads, intermediate 2816, vocabulary 32,000, untied: 224 M parameters,
-random weights; loopserve's window is 64. Tokens are counted by the servers. Outputs are not compared: the models differ in
-what a loop computes (nanbeige repeats the layers with a cache of its own per loop; iquestloopcoder is closest to ours).
+paired by round. Every server has {threads} threads, float32 weights and greedy sampling, streams every token and
+gets other prompts in every round. Shape: hidden 1024, 14 layers, 16 heads, 4 KV heads, intermediate 2816,
+vocabulary 32,000, untied: 224 M parameters, random weights; loopserve's window is 64. Tokens are counted by the
+servers. Outputs are not compared: the models differ in what a loop computes (nanbeige repeats the layers with a
+cache of its own per loop; iquestloopcoder is closest to ours).
 
 Two loops do twice the arithmetic of one: rows of different loop counts are not the same work.
 
@@ -74,7 +75,8 @@ tokens per second of eight such requests sent at once, prefill included. Prefill
 """
 
 NOTES = """* llama.cpp keeps keys and values in float16, its default; the others in float32.
-* mlx-lm runs on OpenBLAS instead of the reference BLAS of its wheel, and takes text, not token ids: its prompts are letters.
+* mlx-lm runs on OpenBLAS instead of the reference BLAS of its wheel, and takes text, not token ids: its prompts are
+  letters.
 * transformers runs behind a few lines of HTTP, without continuous batching.
 * vLLM's CPU build logs that compilation is off on this machine.
 * Memory is what only the server's processes hold after the run. The cache is part of it: vLLM is given 1 GiB;
