@@ -3,6 +3,8 @@
 In the cache, the keys of a block lie transposed, ``[head_dim, block_size]``.
 """
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 import torch
@@ -16,8 +18,47 @@ PARALLEL_WORK = 1 << 15
 """Multiply-adds of an `attend` call from which waking threads pays."""
 
 
+@dataclass(frozen=True, slots=True)
+class BatchArrays:
+    """What kernels read of a `RowBatch` in every layer; made once a step, since each conversion costs microseconds.
+
+    Attributes:
+        last_position: the highest.
+    """
+
+    positions: np.ndarray
+    loops: np.ndarray
+    cache_slots: np.ndarray
+    tiles: np.ndarray
+    shared_tables: np.ndarray
+    window_tables: np.ndarray
+    window_first: np.ndarray
+    window_floor: np.ndarray
+    window: int
+    last_position: int
+
+    @classmethod
+    def of(cls, batch: RowBatch) -> "BatchArrays":
+        return cls(
+            batch.positions.numpy(),
+            batch.loops.numpy(),
+            batch.cache_slots.numpy(),
+            batch.tiles.numpy(),
+            batch.shared_tables.numpy(),
+            batch.window_tables.numpy(),
+            batch.window_first.numpy(),
+            batch.window_floor.numpy(),
+            batch.window,
+            int(batch.positions.max()),
+        )
+
+
 class CpuBackend:
     """float32 arithmetic; the embedding may be stored in bfloat16."""
+
+    def __init__(self) -> None:
+        self._batch: RowBatch | None = None
+        self._arrays: BatchArrays | None = None
 
     def warm_up(self) -> None:
         """Call every kernel, serial and parallel, on the smallest inputs: seconds once, then numba's cache."""
@@ -38,9 +79,10 @@ class CpuBackend:
             num_decode_tiles=1,
         )
         rope = RopeTable(torch.zeros(1, 1), torch.zeros(1, 1))
-        queries = self.rotate_and_write(torch.zeros(1, 6), rope, cache, batch)
         for parallel in (False, True):
-            _launch(parallel, cache, queries, torch.zeros(1, 1), batch)
+            arrays = BatchArrays.of(batch)
+            queries = _launch_rotate(parallel, torch.zeros(1, 6), rope, cache, arrays)
+            _launch_attend(parallel, cache, queries, torch.zeros(1, 1), arrays)
 
     def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
         return Tiling(TILE_ROWS)
@@ -65,8 +107,7 @@ class CpuBackend:
     def add_rms_norm(
         self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        total = x + delta
-        return total, row_ops.rms_norm(total, weight, eps)
+        return row_ops.add_rms_norm(x, delta, weight, eps)
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         return row_ops.silu_mul(gate_up)
@@ -81,25 +122,15 @@ class CpuBackend:
     def rotate_and_write(
         self, qkv: torch.Tensor, rope: RopeTable, cache: LayerCache, batch: RowBatch
     ) -> torch.Tensor:
-        heads = qkv.view(len(qkv), -1, cache.head_dim).numpy()
-        queries = torch.empty(len(qkv), heads.shape[1] - 2 * cache.num_kv_heads, cache.head_dim)
-        _rotate_and_write(
-            heads,
-            rope.cos.numpy(),
-            rope.sin.numpy(),
-            batch.positions.numpy(),
-            batch.cache_slots.numpy(),
-            _transposed(cache),
-            cache.values.numpy(),
-            queries.numpy(),
-        )
-        return queries
+        parallel = qkv.numel() >= row_ops.PARALLEL_ELEMENTS
+        return _launch_rotate(parallel, qkv, rope, cache, self._arrays_of(batch))
 
     def attend(
         self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: RowBatch
     ) -> torch.Tensor:
-        work = queries.numel() * int(batch.positions.max())
-        return _launch(work >= PARALLEL_WORK, cache, queries, gates, batch)
+        arrays = self._arrays_of(batch)
+        parallel = queries.numel() * arrays.last_position >= PARALLEL_WORK
+        return _launch_attend(parallel, cache, queries, gates, arrays)
 
     def keep_hidden(
         self, hidden: torch.Tensor, carries: torch.Tensor, block_hidden: torch.Tensor, batch: RowBatch
@@ -109,6 +140,11 @@ class CpuBackend:
             if len(rows):
                 stored[slots[rows]] = hidden[rows]
 
+    def _arrays_of(self, batch: RowBatch) -> BatchArrays:
+        if self._arrays is None or batch is not self._batch:
+            self._batch, self._arrays = batch, BatchArrays.of(batch)
+        return self._arrays
+
 
 def _transposed(cache: LayerCache) -> np.ndarray:
     """The keys as this backend lays them out: ``[num_blocks + 1, num_kv_heads, head_dim, block_size]``."""
@@ -116,12 +152,31 @@ def _transposed(cache: LayerCache) -> np.ndarray:
     return cache.keys.numpy().reshape(blocks, heads, head_dim, block_size)
 
 
-def _launch(
+def _launch_rotate(
+    parallel: bool, qkv: torch.Tensor, rope: RopeTable, cache: LayerCache, arrays: BatchArrays
+) -> torch.Tensor:
+    heads = qkv.view(len(qkv), -1, cache.head_dim)
+    queries = torch.empty(len(qkv), heads.shape[1] - 2 * cache.num_kv_heads, cache.head_dim)
+    kernel = _rotate_and_write_parallel if parallel else _rotate_and_write
+    kernel(
+        heads.numpy(),
+        rope.cos.numpy(),
+        rope.sin.numpy(),
+        arrays.positions,
+        arrays.cache_slots,
+        _transposed(cache),
+        cache.values.numpy(),
+        queries.numpy(),
+    )
+    return queries
+
+
+def _launch_attend(
     parallel: bool,
     cache: LayerCache,
     queries: torch.Tensor,
     gates: torch.Tensor | None,
-    batch: RowBatch,
+    arrays: BatchArrays,
 ) -> torch.Tensor:
     out = torch.empty(queries.shape)
     if gates is None:
@@ -131,14 +186,14 @@ def _launch(
         gates.numpy(),
         _transposed(cache),
         cache.values.numpy(),
-        batch.tiles.numpy(),
-        batch.positions.numpy(),
-        batch.loops.numpy(),
-        batch.shared_tables.numpy(),
-        batch.window_tables.numpy(),
-        batch.window_first.numpy(),
-        batch.window_floor.numpy(),
-        batch.window,
+        arrays.tiles,
+        arrays.positions,
+        arrays.loops,
+        arrays.shared_tables,
+        arrays.window_tables,
+        arrays.window_first,
+        arrays.window_floor,
+        arrays.window,
         out.numpy(),
     )
     if parallel:
@@ -159,23 +214,69 @@ def _rotate_and_write(
     value_cache: np.ndarray,
     queries: np.ndarray,
 ) -> None:
-    num_heads, kv_heads, block_size = queries.shape[1], key_cache.shape[1], key_cache.shape[3]
     for row in range(heads.shape[0]):
-        row_cos, row_sin = cos[positions[row]], sin[positions[row]]
-        for head in range(num_heads):
-            _rotate_head(heads[row, head], row_cos, row_sin, queries[row, head])
-        if slots[row] < 0:
-            continue
-        block, offset = slots[row] // block_size, slots[row] % block_size
-        for head in range(kv_heads):
-            _rotate_head(heads[row, num_heads + head], row_cos, row_sin, key_cache[block, head, :, offset])
-            value_cache[block, head, offset] = heads[row, num_heads + kv_heads + head]
+        _rotate_row(
+            heads[row],
+            cos[positions[row]],
+            sin[positions[row]],
+            slots[row],
+            key_cache,
+            value_cache,
+            queries[row],
+        )
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _rotate_and_write_parallel(
+    heads: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    positions: np.ndarray,
+    slots: np.ndarray,
+    key_cache: np.ndarray,
+    value_cache: np.ndarray,
+    queries: np.ndarray,
+) -> None:
+    for row in numba.prange(heads.shape[0]):
+        _rotate_row(
+            heads[row],
+            cos[positions[row]],
+            sin[positions[row]],
+            slots[row],
+            key_cache,
+            value_cache,
+            queries[row],
+        )
+
+
+@numba.njit(cache=True, nogil=True)
+def _rotate_row(
+    heads: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    slot: int,
+    key_cache: np.ndarray,
+    value_cache: np.ndarray,
+    queries: np.ndarray,
+) -> None:
+    num_heads, kv_heads, block_size = queries.shape[0], key_cache.shape[1], key_cache.shape[3]
+    for head in range(num_heads):
+        _rotate_head(heads[head], cos, sin, queries[head])
+    if slot < 0:
+        return
+    block, offset = slot // block_size, slot % block_size
+    for head in range(kv_heads):
+        _rotate_head(heads[num_heads + head], cos, sin, key_cache[block, head, :, offset])
+        values, stored = heads[num_heads + kv_heads + head], value_cache[block, head, offset]
+        for d in range(values.shape[0]):
+            stored[d] = values[d]
 
 
 @numba.njit(cache=True, nogil=True)
 def _rotate_head(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, out: np.ndarray) -> None:
     """Rotate-half (Llama, NeoX) form of RoPE (arXiv 2104.09864): dimension d pairs with d + head_dim / 2."""
     half = x.shape[0] // 2
+    low, high, out_low, out_high = x[:half], x[half:], out[:half], out[half:]
     for d in range(half):
-        out[d] = x[d] * cos[d] - x[half + d] * sin[d]
-        out[half + d] = x[half + d] * cos[d] + x[d] * sin[d]
+        out_low[d] = low[d] * cos[d] - high[d] * sin[d]
+        out_high[d] = high[d] * cos[d] + low[d] * sin[d]

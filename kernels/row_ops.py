@@ -30,6 +30,17 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return out
 
 
+def add_rms_norm(
+    x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``x + delta`` for ``[rows, hidden]``, and `rms_norm` of that."""
+    total, out = torch.empty_like(x), torch.empty_like(x)
+    _pick(x, _add_rms_norm, _add_rms_norm_parallel)(
+        x.numpy(), delta.numpy(), weight.numpy(), np.float32(eps), total.numpy(), out.numpy()
+    )
+    return total, out
+
+
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """``silu(gate) · up`` for ``[rows, 2 · width]`` holding gate, then up; returns ``[rows, width]``."""
     out = torch.empty(gate_up.shape[0], gate_up.shape[1] // 2)
@@ -57,6 +68,8 @@ def compile_all() -> None:
     row, out = np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32)
     for norm in (_rms_norm, _rms_norm_parallel):
         norm(row, row[0], np.float32(1.0), out)
+    for add_norm in (_add_rms_norm, _add_rms_norm_parallel):
+        add_norm(row, row, row[0], np.float32(1.0), out, out.copy())
     for product in (_silu_mul, _silu_mul_parallel):
         product(row, out[:, :1].copy())
     for gates in (_hidden_gates, _hidden_gates_parallel):
@@ -78,12 +91,37 @@ def _rms_norm_row(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.nd
         out[i] = x[i] * scale * weight[i]
 
 
-@numba.njit(cache=True, nogil=True)
+# Python's check for a division by zero would keep the loop from being vectorised.
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _silu_mul_row(gate_up: np.ndarray, out: np.ndarray) -> None:
     width = out.shape[0]
     for i in range(width):
         gate = gate_up[i]
         out[i] = gate / (np.float32(1.0) + exp(-gate)) * gate_up[width + i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_row(x: np.ndarray, delta: np.ndarray, total: np.ndarray) -> None:
+    for i in range(x.shape[0]):
+        total[i] = x[i] + delta[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_rms_norm(
+    x: np.ndarray, delta: np.ndarray, weight: np.ndarray, eps: np.float32, total: np.ndarray, out: np.ndarray
+) -> None:
+    for row in range(x.shape[0]):
+        _add_row(x[row], delta[row], total[row])
+        _rms_norm_row(total[row], weight, eps, out[row])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _add_rms_norm_parallel(
+    x: np.ndarray, delta: np.ndarray, weight: np.ndarray, eps: np.float32, total: np.ndarray, out: np.ndarray
+) -> None:
+    for row in numba.prange(x.shape[0]):
+        _add_row(x[row], delta[row], total[row])
+        _rms_norm_row(total[row], weight, eps, out[row])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -98,13 +136,13 @@ def _rms_norm_parallel(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: 
         _rms_norm_row(x[row], weight, eps, out[row])
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _silu_mul(gate_up: np.ndarray, out: np.ndarray) -> None:
     for row in range(out.shape[0]):
         _silu_mul_row(gate_up[row], out[row])
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def _silu_mul_parallel(gate_up: np.ndarray, out: np.ndarray) -> None:
     for row in numba.prange(out.shape[0]):
         _silu_mul_row(gate_up[row], out[row])

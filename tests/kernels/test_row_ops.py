@@ -18,6 +18,11 @@ def operations(width: int):
             lambda x: row_ops.rms_norm(x, weight, 1e-5),
             lambda x: functional.rms_norm(x, (width,), weight, 1e-5),
         ),
+        "add_rms_norm": (
+            (2, width),
+            lambda x: torch.stack(row_ops.add_rms_norm(x[:, 0].clone(), x[:, 1].clone(), weight, 1e-5), 1),
+            lambda x: torch.stack([x.sum(1), functional.rms_norm(x.sum(1), (width,), weight, 1e-5)], 1),
+        ),
         "silu_mul": (
             (2 * width,),
             row_ops.silu_mul,
@@ -37,7 +42,7 @@ def operations(width: int):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["rms_norm", "silu_mul", "hidden_gates", "query_gates"])
+@pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm", "silu_mul", "hidden_gates", "query_gates"])
 def test_right_and_independent_of_the_other_rows(name, width):
     torch.manual_seed(0)
     shape, actual, expected = operations(width)[name]
@@ -53,6 +58,5 @@ def test_extreme_values_stay_finite():
     weight = torch.tensor([[-1000.0], [1000.0], [0.0]])
     gates = row_ops.hidden_gates(torch.ones(1, 1), weight, torch.zeros(3))
     torch.testing.assert_close(gates, torch.tensor([[0.0, 1.0, 0.5]]), atol=1e-37, rtol=0)
-    assert torch.equal(
-        row_ops.silu_mul(torch.tensor([[-1000.0, 1000.0, 1.0, 1.0]])), torch.tensor([[-0.0, 1000.0]])
-    )
+    silu = row_ops.silu_mul(torch.tensor([[-1000.0, 1000.0, 1.0, 1.0]]))
+    torch.testing.assert_close(silu, torch.tensor([[0.0, 1000.0]]), atol=1e-34, rtol=0)

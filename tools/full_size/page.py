@@ -12,8 +12,8 @@ INTRODUCTION = """# LoopCoder-V2's size, on a CPU
     make bench-full-size
 
 Random weights of the released shape: {parameters:,} parameters, {size:.1f} GB of bfloat16 in sharded safetensors,
-two loops, window 64. For each format of the weights one process loads the checkpoint and runs all modes by turns, prompts of
-{context} tokens, batch 1; ratios are paired by round. Products are computed in float32 in every format.
+two loops, window 64. For each format of the weights one process loads the checkpoint and runs all modes by turns,
+prompts of {context} tokens, batch 1; ratios are paired by round. Products are computed in float32 in every format.
 
 Machine: {machine}.
 """
