@@ -69,19 +69,25 @@ def test_the_same_weights_for_every_peer(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(converted) == 4
 
 
-def cpu_states(started: Running) -> list[bool]:
-    return [process.status() == psutil.STATUS_STOPPED for process in started.processes.values()]
+def await_stopped(started: Running, wanted: list[bool]) -> None:
+    """A stopped process is seen as stopped a moment later."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        stopped = [process.status() == psutil.STATUS_STOPPED for process in started.processes.values()]
+        if stopped == wanted:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"stopped: {stopped}, wanted: {wanted}")
 
 
 def test_only_the_server_whose_turn_it_is_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPTED]
     with running([Server("a", command), Server("b", command)], tmp_path) as started:
         processes = list(started.processes.values())
-        assert cpu_states(started) == [True, True]
+        await_stopped(started, [True, True])
         with started.turn(started.targets["b"]):
-            time.sleep(0.05)
-            assert cpu_states(started) == [True, False]
-        assert cpu_states(started) == [True, True]
+            await_stopped(started, [True, False])
+        await_stopped(started, [True, True])
         assert started.memory("a") > 1 << 20
     assert not any(process.is_running() for process in processes)
 

@@ -31,7 +31,7 @@ VARIANTS = {
     "int4": ["--quantization", "int4"],
 }
 SERVED = "int8"
-LOAD = Load(streams=1, prompt_tokens=32, max_tokens=16)
+LOAD = Load(streams=1, prompt_tokens=32, max_tokens=16, max_token_id=256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ def _await_answer(process: "psutil.Popen", target: Target, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            send(target, Load(streams=1, prompt_tokens=4, max_tokens=2), seed=0)
+            send(target, Load(streams=1, prompt_tokens=4, max_tokens=2, max_token_id=256), seed=0)
             return
         except BenchmarkError as error:
             if process.poll() is not None or time.monotonic() > deadline:
