@@ -15,7 +15,7 @@ from benchmarks.decode import Plan, Report, measure
 from benchmarks.errors import BenchmarkError
 from benchmarks.tables import markdown, show
 from engine.model_files import resolve_model
-from engine.options import DtypeName, EngineOptions, Quantization
+from engine.options import CacheDtypeName, DtypeName, EngineOptions, Quantization
 
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo"
 _DEFAULT = Plan()
@@ -40,6 +40,7 @@ def bench(
     model_overrides: Annotated[str, typer.Option(help="JSON object merged over config.json.")] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     quantization: Annotated[str, typer.Option(help="none, int8 or int4.")] = "none",
+    kv_cache_dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or fp8.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Compute threads; default: the cores.")] = None,
     max_rows_per_step: Annotated[int, typer.Option(min=1, help="Row budget of one pass.")] = 1024,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report there.")] = None,
@@ -58,6 +59,9 @@ def bench(
         model_overrides=_json_object(model_overrides),
         dtype=cast(DtypeName, _one_of(dtype, "--dtype", get_args(DtypeName))),
         quantization=cast(Quantization, _one_of(quantization, "--quantization", get_args(Quantization))),
+        kv_cache_dtype=cast(
+            CacheDtypeName, _one_of(kv_cache_dtype, "--kv-cache-dtype", get_args(CacheDtypeName))
+        ),
         threads=threads,
         max_rows_per_step=max_rows_per_step,
     )

@@ -49,7 +49,8 @@ def summary(report: Report) -> str:
     options = report.options
     text = (
         f"Model {report.model}: {report.num_parameters:,} parameters, {report.num_loops} loops; dtype {options.dtype}, "
-        f"quantization {options.quantization}. {report.plan.tokens} tokens per section, "
+        f"quantization {options.quantization}, cache {options.kv_cache_dtype}. "
+        f"{report.plan.tokens} tokens per section, "
         f"{min(row.rounds for row in report.rows)} to {max(row.rounds for row in report.rows)} sections of each mode "
         "by turns; ratios are paired by round. "
     )

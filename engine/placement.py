@@ -70,10 +70,10 @@ def resolve_placement(options: EngineOptions, config: ModelConfig, rank: int = 0
         raise ModelError(
             "--attention-backend cpu keeps weights in float32 or bfloat16; use --dtype auto, float32 or bfloat16"
         )
-    if backend == "cpu" and cache_dtype != torch.float32:
+    if backend == "cpu" and cache_dtype not in (torch.float32, torch.bfloat16):
         raise ModelError(
-            "--attention-backend cpu keeps its cache in float32; leave --kv-cache-dtype at auto, or try "
-            "--attention-backend reference (slow)"
+            "--attention-backend cpu keeps its cache in float32 or bfloat16; use --kv-cache-dtype auto, float32 or "
+            "bfloat16, or try --attention-backend reference (slow)"
         )
     if backend == "xformers" and (cache_dtype != dtype or dtype == torch.float32):
         raise ModelError(

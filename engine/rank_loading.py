@@ -132,7 +132,7 @@ def load_rank(plan: LoadPlan, group: RankGroup | None, show_progress: bool) -> L
         ModelError: the checkpoint can't be served.
     """
     kernels = load_backend(plan.placement.backend)
-    kernels.warm_up()
+    kernels.warm_up(plan.placement.cache_dtype)
     config = plan.config if group is None else group.shard.config(plan.config)
     return LoadedRank(plan, config, kernels, _load_weights(plan, config, group, show_progress))
 

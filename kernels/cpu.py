@@ -1,4 +1,4 @@
-"""The CPU backend: float32 arithmetic, compiled by numba.
+"""The CPU backend: float32 arithmetic, compiled by numba; the cache is float32 or bfloat16.
 
 In the cache, the keys of a block lie transposed, ``[head_dim, block_size]``.
 """
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from kernels import row_ops
+from kernels.bfloat16 import as_stored
 from kernels.cpu_attention import attend, attend_share
 from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch, Tiling
 
@@ -60,10 +61,11 @@ class CpuBackend:
         self._batch: RowBatch | None = None
         self._arrays: BatchArrays | None = None
 
-    def warm_up(self) -> None:
+    def warm_up(self, cache_dtype: torch.dtype) -> None:
         """Call every kernel, serial and parallel, on the smallest inputs: seconds once, then numba's cache."""
         row_ops.compile_all()
-        cache = LayerCache(torch.zeros(2, 1, 1, 2), torch.zeros(2, 1, 1, 2))
+        keys, values = (torch.zeros(2, 1, 1, 2, dtype=cache_dtype) for _ in range(2))
+        cache = LayerCache(keys, values)
         zero = torch.zeros(1, dtype=torch.int32)
         batch = RowBatch(
             *(zero,) * 7,
@@ -149,7 +151,12 @@ class CpuBackend:
 def _transposed(cache: LayerCache) -> np.ndarray:
     """The keys as this backend lays them out: ``[num_blocks + 1, num_kv_heads, head_dim, block_size]``."""
     blocks, heads, block_size, head_dim = cache.keys.shape
-    return cache.keys.numpy().reshape(blocks, heads, head_dim, block_size)
+    return _stored(cache.keys).reshape(blocks, heads, head_dim, block_size)
+
+
+def _stored(part: torch.Tensor) -> np.ndarray:
+    """Keys or values as compiled code takes them: bfloat16 as its bits."""
+    return (part if part.dtype == torch.float32 else part.view(torch.uint16)).numpy()
 
 
 def _launch_rotate(
@@ -165,7 +172,7 @@ def _launch_rotate(
         arrays.positions,
         arrays.cache_slots,
         _transposed(cache),
-        cache.values.numpy(),
+        _stored(cache.values),
         queries.numpy(),
     )
     return queries
@@ -185,7 +192,7 @@ def _launch_attend(
         queries.numpy(),
         gates.numpy(),
         _transposed(cache),
-        cache.values.numpy(),
+        _stored(cache.values),
         arrays.tiles,
         arrays.positions,
         arrays.loops,
@@ -269,7 +276,7 @@ def _rotate_row(
         _rotate_head(heads[num_heads + head], cos, sin, key_cache[block, head, :, offset])
         values, stored = heads[num_heads + kv_heads + head], value_cache[block, head, offset]
         for d in range(values.shape[0]):
-            stored[d] = values[d]
+            stored[d] = as_stored(values[d], stored)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -278,5 +285,5 @@ def _rotate_head(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, out: np.ndarra
     half = x.shape[0] // 2
     low, high, out_low, out_high = x[:half], x[half:], out[:half], out[half:]
     for d in range(half):
-        out_low[d] = low[d] * cos[d] - high[d] * sin[d]
-        out_high[d] = high[d] * cos[d] + low[d] * sin[d]
+        out_low[d] = as_stored(low[d] * cos[d] - high[d] * sin[d], out)
+        out_high[d] = as_stored(high[d] * cos[d] + low[d] * sin[d], out)

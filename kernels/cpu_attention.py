@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from kernels.bfloat16 import widen_bfloat16
 from kernels.exponential import exp
 from kernels.microkernel import FLOAT_BYTES, LANES, PANEL, TILE, multiply_vectors
 from kernels.softmax_chunk import soften_chunk
@@ -40,6 +41,7 @@ class Scratch(NamedTuple):
         sums: ``[lanes, head_dim]``: running weighted sums of values.
         low, high: ``[rows]``: first position a row sees, and the one after its last.
         addresses: int64, of vectors of keys or values.
+        widened: blocks of a chunk as float32, where the cache is narrower; else of no use.
     """
 
     queries: np.ndarray
@@ -50,19 +52,22 @@ class Scratch(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     addresses: np.ndarray
+    widened: np.ndarray
 
 
 class Heads(NamedTuple):
     """Where the keys and values of one KV head lie.
 
     Attributes:
-        keys, values: address of block 0's, float32 ``[head_dim, block_size]`` and ``[block_size, head_dim]``.
+        keys, values: address of block 0's, ``[head_dim, block_size]`` and ``[block_size, head_dim]``.
         stride: bytes from block to block.
+        item_bytes: 4 for float32, 2 for bfloat16.
     """
 
     keys: int
     values: int
     stride: int
+    item_bytes: int
     head_dim: int
     block_size: int
     group: int
@@ -74,9 +79,10 @@ def _chunk_blocks(block_size: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _scratch(rows: int, group: int, head_dim: int, block_size: int) -> Scratch:
+def _scratch(rows: int, group: int, head_dim: int, block_size: int, item_bytes: int) -> Scratch:
     lanes, chunk_blocks = rows * group, _chunk_blocks(block_size)
     vectors = chunk_blocks * ((block_size + LANES - 1) // LANES) + (head_dim + LANES - 1) // LANES
+    widened = 0 if item_bytes == FLOAT_BYTES else chunk_blocks * block_size * head_dim
     return Scratch(
         np.empty((lanes, head_dim), np.float32),
         np.empty((lanes, (chunk_blocks * block_size + LANES - 1) // LANES * LANES), np.float32),
@@ -86,7 +92,19 @@ def _scratch(rows: int, group: int, head_dim: int, block_size: int) -> Scratch:
         np.empty(rows, np.int64),
         np.empty(rows, np.int64),
         np.empty(vectors, np.int64),
+        np.empty(widened, np.float32),
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def _readable(heads: Heads, scratch: Scratch, address: int, place: int) -> int:
+    """Address of a block's keys or values as float32: where they lie, or widened at a place of the scratch."""
+    if heads.item_bytes == FLOAT_BYTES:
+        return address
+    elements = heads.block_size * heads.head_dim
+    target = scratch.widened.ctypes.data + place * elements * FLOAT_BYTES
+    widen_bfloat16(address, target, elements)
+    return target
 
 
 @numba.njit(cache=True, nogil=True)
@@ -129,7 +147,7 @@ def _score(
     addresses, places = scratch.addresses, scratch.addresses.ctypes.data
     in_block = (block_size + LANES - 1) // LANES
     for block in range(blocks.shape[0]):
-        keys = heads.keys + blocks[block] * heads.stride
+        keys = _readable(heads, scratch, heads.keys + blocks[block] * heads.stride, block)
         for vector in range(in_block):
             addresses[block * in_block + vector] = keys + vector * LANES * FLOAT_BYTES
     x = scratch.queries.ctypes.data + first_lane * head_dim * FLOAT_BYTES
@@ -248,7 +266,7 @@ def _walk(
                 for lane in range(row * group, (row + 1) * group):
                     _soften(scratch, lane, seen_from, seen_to)
         for index in range(block, next_block):
-            values = heads.values + table[index - table_first] * heads.stride
+            values = _readable(heads, scratch, heads.values + table[index - table_first] * heads.stride, 0)
             _add_block(heads, scratch, first_row, stop_row, values, index * block_size, start)
         block = next_block
 
@@ -304,11 +322,12 @@ def _attend_tile(
     kv_heads, head_dim, block_size = key_cache.shape[1], key_cache.shape[2], key_cache.shape[3]
     group = queries.shape[1] // kv_heads
     first_head = kv_head * group
-    block_bytes = head_dim * block_size * FLOAT_BYTES
+    block_bytes = head_dim * block_size * key_cache.itemsize
     heads = Heads(
         key_cache.ctypes.data + kv_head * block_bytes,
         value_cache.ctypes.data + kv_head * block_bytes,
         kv_heads * block_bytes,
+        key_cache.itemsize,
         head_dim,
         block_size,
         group,
@@ -376,7 +395,7 @@ def attend_share(
     most_rows = 0
     for index in range(tiles.shape[0]):
         most_rows = max(most_rows, tiles[index, 2] - tiles[index, 1])
-    scratch = _scratch(most_rows, queries.shape[1] // kv_heads, head_dim, block_size)
+    scratch = _scratch(most_rows, queries.shape[1] // kv_heads, head_dim, block_size, key_cache.itemsize)
     for item in range(thread, tiles.shape[0] * kv_heads, threads):
         _attend_tile(
             item % kv_heads,
@@ -418,7 +437,7 @@ def attend(
 
     Args:
         queries, out: ``[rows, heads, head_dim]``.
-        key_cache: ``[blocks, kv_heads, head_dim, block_size]``.
+        key_cache: ``[blocks, kv_heads, head_dim, block_size]``, float32 or bfloat16's bits.
         value_cache: ``[blocks, kv_heads, block_size, head_dim]``.
         gates, tiles, positions and so on: as in `RowBatch`.
     """

@@ -149,7 +149,7 @@ class Linear(Protocol):
 class KernelBackend(Protocol):
     """Everything a pass does to rows beside the products with weights."""
 
-    def warm_up(self) -> None:
+    def warm_up(self, cache_dtype: torch.dtype) -> None:
         """Compile what can be compiled before there is a model."""
         ...
 

@@ -19,7 +19,7 @@ class TorchRowOps:
     def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
         return Tiling(UNCUT)
 
-    def warm_up(self) -> None:
+    def warm_up(self, cache_dtype: torch.dtype) -> None:
         """Nothing is compiled."""
 
     def loop_input(

@@ -40,7 +40,7 @@ class TritonBackend:
         self.launch = launch
         self.unit_scales: dict[tuple[torch.device, int], torch.Tensor] = {}
 
-    def warm_up(self) -> None:
+    def warm_up(self, cache_dtype: torch.dtype) -> None:
         """Kernels are compiled for the model's shapes by its first pass."""
 
     def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:

@@ -83,11 +83,11 @@ def test_command_writes_json_tables_and_a_picture(tmp_path: Path, capsys: pytest
 def test_markdown_states_what_was_run(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, random_config(), seed=0)
     text = markdown(report_of(tmp_path, Plan(batches=(1,), contexts=(3,), tokens=2, rounds=2)))
-    assert "2 loops; dtype auto, quantization none" in text
+    assert "2 loops; dtype auto, quantization none, cache auto" in text
     assert "GB/s" in text
 
 
-@pytest.mark.parametrize("option", ["--dtype", "--quantization"])
+@pytest.mark.parametrize("option", ["--dtype", "--quantization", "--kv-cache-dtype"])
 def test_wrong_values_are_refused(tmp_path: Path, option: str) -> None:
     make_checkpoint(tmp_path, random_config(), seed=0)
     with pytest.raises(BenchmarkError, match=f"{option} must be one of"):

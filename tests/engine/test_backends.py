@@ -75,6 +75,15 @@ def test_triton_decodes_in_graphs():
     ],
 )
 def test_other_formats_stay_near_float32(backend, formats, tolerance):
+    check_near_float32(backend, formats, tolerance)
+
+
+@pytest.mark.parametrize("execution", ["parallel", "sequential"])
+def test_a_bfloat16_cache_on_the_cpu_stays_near_float32(execution):
+    check_near_float32("cpu", {"kv_cache_dtype": "bfloat16", "execution": execution}, 0.1)
+
+
+def check_near_float32(backend, formats, tolerance):
     """Tokens are forced by their ids in the prompt, so that one flipped token doesn't change all that follow."""
     model = checkpoint(seed=8)
     prompt = PROMPTS["a"]
@@ -91,7 +100,7 @@ def test_other_formats_stay_near_float32(backend, formats, tolerance):
     ("options", "problem"),
     [
         ({"dtype": "float16"}, "keeps weights in float32 or bfloat16"),
-        ({"kv_cache_dtype": "fp8"}, "keeps its cache in float32"),
+        ({"kv_cache_dtype": "fp8"}, "keeps its cache in float32 or bfloat16"),
         ({"device": "cuda"}, "torch finds no GPU"),
         ({"attention_backend": "xformers"}, "needs an NVIDIA GPU"),
         ({"quantization": "int4", "attention_backend": "reference", "dtype": "bfloat16"}, "int4 needs"),

@@ -13,9 +13,11 @@ from kernels.reference import ReferenceBackend
 from tests.kernels.batches import KernelCase, random_case, rows_alone, tiled_for
 from tests.kernels.dense import dense_attend
 
+CPU_CACHES = [torch.float32, torch.bfloat16]
 CASES = st.builds(
     random_case,
     st.integers(0, 2**31),
+    cache_dtype=st.sampled_from(CPU_CACHES),
     num_loops=st.integers(1, 4),
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 5),
@@ -60,9 +62,10 @@ def test_cpu_equals_the_dense_formula(case):
     assert ((actual - dense.out).abs() <= dense.bound).all()
 
 
+@pytest.mark.parametrize("cache_dtype", CPU_CACHES)
 @pytest.mark.parametrize("backend", [CpuBackend(), ReferenceBackend()], ids=["cpu", "reference"])
-def test_rows_are_written_rotated_into_their_slots_and_nowhere_else(backend):
-    case = random_case(1)
+def test_rows_are_written_rotated_into_their_slots_and_nowhere_else(backend, cache_dtype):
+    case = random_case(1, cache_dtype=cache_dtype)
     rows, heads = case.queries.shape[:2]
     slots = case.batch.cache_slots.clone()
     slots[3] = -1
@@ -83,15 +86,16 @@ def test_rows_are_written_rotated_into_their_slots_and_nowhere_else(backend):
     expected_keys, expected_values = case.cache.keys.clone(), case.cache.values.clone()
     for row, slot in enumerate(slots.tolist()):
         if slot >= 0:
-            expected_keys[slot // 4, :, slot % 4] = rotated[row, heads : heads + 2]
-            expected_values[slot // 4, :, slot % 4] = qkv[row, heads + 2 :]
+            expected_keys[slot // 4, :, slot % 4] = rotated[row, heads : heads + 2].to(cache_dtype)
+            expected_values[slot // 4, :, slot % 4] = qkv[row, heads + 2 :].to(cache_dtype)
     keys = keys_of_cpu_cache(cache) if on_cpu else cache.keys
     torch.testing.assert_close(keys[:-1], expected_keys[:-1])
     torch.testing.assert_close(cache.values[:-1], expected_values[:-1])
 
 
+@pytest.mark.parametrize("cache_dtype", CPU_CACHES)
 @pytest.mark.parametrize("head_dim", [16, 64, 80])
-def test_a_cpu_row_is_bit_equal_alone_and_in_any_batch(head_dim):
+def test_a_cpu_row_is_bit_equal_alone_and_in_any_batch(head_dim, cache_dtype):
     case = random_case(
         3,
         num_loops=3,
@@ -101,15 +105,18 @@ def test_a_cpu_row_is_bit_equal_alone_and_in_any_batch(head_dim):
         lengths=(700, 130, 5),
         new_rows=(300, 1, 5),
         group=3,
+        cache_dtype=cache_dtype,
     )
     together = attend(CpuBackend(), tiled_for(CpuBackend(), case))
     for wanted in ([0], [299], list(range(17, 90)), [899], [900, 901, 902], [903]):
         assert torch.equal(attend(CpuBackend(), rows_alone(case, wanted)), together[wanted]), wanted
 
 
-def test_cpu_does_not_read_keys_and_values_that_are_not_visible():
+@pytest.mark.parametrize("cache_dtype", CPU_CACHES)
+def test_cpu_does_not_read_keys_and_values_that_are_not_visible(cache_dtype):
     """Unwritten slots of a row's last and first blocks may hold NaN."""
-    case = random_case(5, num_loops=2, block_size=16, head_dim=16, window=5, lengths=(21, 3), new_rows=(2, 1))
+    shape = {"block_size": 16, "head_dim": 16, "window": 5, "lengths": (21, 3), "new_rows": (2, 1)}
+    case = random_case(5, num_loops=2, cache_dtype=cache_dtype, **shape)
     case = tiled_for(CpuBackend(), case)
     expected = attend(CpuBackend(), case)
     keys, values = case.cache.keys.clone(), case.cache.values.clone()
