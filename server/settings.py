@@ -93,7 +93,8 @@ class Settings(BaseSettings):
         "Default: the checkpoint's.",
     )
     kv_cache_dtype: CacheDtypeName = Field(
-        "auto", description="Type of cached keys and values. Default: that of the activations."
+        "auto",
+        description="Type of cached keys and values; on a CPU float32 or bfloat16. Default: that of the activations.",
     )
     quantization: Quantization = Field(
         "none", description="Quantise the layers' weights while loading: int8 or int4 (on a GPU in bfloat16)."
