@@ -17,6 +17,8 @@ from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowB
 TILE_ROWS = 16
 PARALLEL_WORK = 1 << 15
 """Multiply-adds of an `attend` call from which waking threads pays."""
+PARALLEL_ROTATION = 1 << 13
+"""Elements of q, k, v from which it pays for RoPE and the cache write: every element of a key goes to a line of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class CpuBackend:
     def rotate_and_write(
         self, qkv: torch.Tensor, rope: RopeTable, cache: LayerCache, batch: RowBatch
     ) -> torch.Tensor:
-        parallel = qkv.numel() >= row_ops.PARALLEL_ELEMENTS
+        parallel = qkv.numel() >= PARALLEL_ROTATION
         return _launch_rotate(parallel, qkv, rope, cache, self._arrays_of(batch))
 
     def attend(
