@@ -18,7 +18,7 @@ TILE_ROWS = 16
 PARALLEL_WORK = 1 << 15
 """Multiply-adds of an `attend` call from which waking threads pays."""
 PARALLEL_ROTATION = 1 << 13
-"""Elements of q, k, v from which it pays for RoPE and the cache write: every element of a key goes to a line of its own."""
+"""Elements of q, k, v from which it pays for RoPE and the cache write: each element of a key has a line of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,34 @@ class BatchArrays:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class CacheArrays:
+    """A layer's cache as compiled code takes it: float32, or bfloat16's bits.
+
+    Attributes:
+        keys: ``[num_blocks + 1, num_kv_heads, head_dim, block_size]``, as this backend lays them out.
+        values: ``[num_blocks + 1, num_kv_heads, block_size, head_dim]``.
+        cache: what they belong to.
+    """
+
+    keys: np.ndarray
+    values: np.ndarray
+    cache: LayerCache
+
+    @classmethod
+    def of(cls, cache: LayerCache) -> "CacheArrays":
+        blocks, heads, block_size, head_dim = cache.keys.shape
+        keys = _stored(cache.keys).reshape(blocks, heads, head_dim, block_size)
+        return cls(keys, _stored(cache.values), cache)
+
+
 class CpuBackend:
     """float32 arithmetic; the embedding may be stored in bfloat16."""
 
     def __init__(self) -> None:
         self._batch: RowBatch | None = None
         self._arrays: BatchArrays | None = None
+        self._caches: dict[int, CacheArrays] = {}
 
     def warm_up(self, cache_dtype: torch.dtype) -> None:
         """Call every kernel, serial and parallel, on the smallest inputs: seconds once, then numba's cache."""
@@ -85,8 +107,9 @@ class CpuBackend:
         rope = RopeTable(torch.zeros(1, 1), torch.zeros(1, 1))
         for parallel in (False, True):
             arrays = BatchArrays.of(batch)
-            queries = _launch_rotate(parallel, torch.zeros(1, 6), rope, cache, arrays)
-            _launch_attend(parallel, cache, queries, torch.zeros(1, 1), arrays)
+            stored = CacheArrays.of(cache)
+            queries = _launch_rotate(parallel, torch.zeros(1, 6), rope, stored, arrays)
+            _launch_attend(parallel, stored, queries, torch.zeros(1, 1), arrays)
 
     def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
         return Tiling(TILE_ROWS)
@@ -127,14 +150,14 @@ class CpuBackend:
         self, qkv: torch.Tensor, rope: RopeTable, cache: LayerCache, batch: RowBatch
     ) -> torch.Tensor:
         parallel = qkv.numel() >= PARALLEL_ROTATION
-        return _launch_rotate(parallel, qkv, rope, cache, self._arrays_of(batch))
+        return _launch_rotate(parallel, qkv, rope, self._stored_of(cache), self._arrays_of(batch))
 
     def attend(
         self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: RowBatch
     ) -> torch.Tensor:
         arrays = self._arrays_of(batch)
         parallel = queries.numel() * arrays.last_position >= PARALLEL_WORK
-        return _launch_attend(parallel, cache, queries, gates, arrays)
+        return _launch_attend(parallel, self._stored_of(cache), queries, gates, arrays)
 
     def keep_hidden(
         self, hidden: torch.Tensor, carries: torch.Tensor, block_hidden: torch.Tensor, batch: RowBatch
@@ -149,11 +172,12 @@ class CpuBackend:
             self._batch, self._arrays = batch, BatchArrays.of(batch)
         return self._arrays
 
-
-def _transposed(cache: LayerCache) -> np.ndarray:
-    """The keys as this backend lays them out: ``[num_blocks + 1, num_kv_heads, head_dim, block_size]``."""
-    blocks, heads, block_size, head_dim = cache.keys.shape
-    return _stored(cache.keys).reshape(blocks, heads, head_dim, block_size)
+    def _stored_of(self, cache: LayerCache) -> CacheArrays:
+        stored = self._caches.get(id(cache))
+        # An id may be used again by another cache once its own is gone, unless that is held here.
+        if stored is None:
+            stored = self._caches[id(cache)] = CacheArrays.of(cache)
+        return stored
 
 
 def _stored(part: torch.Tensor) -> np.ndarray:
@@ -162,39 +186,38 @@ def _stored(part: torch.Tensor) -> np.ndarray:
 
 
 def _launch_rotate(
-    parallel: bool, qkv: torch.Tensor, rope: RopeTable, cache: LayerCache, arrays: BatchArrays
+    parallel: bool, qkv: torch.Tensor, rope: RopeTable, stored: CacheArrays, arrays: BatchArrays
 ) -> torch.Tensor:
-    heads = qkv.view(len(qkv), -1, cache.head_dim)
-    queries = torch.empty(len(qkv), heads.shape[1] - 2 * cache.num_kv_heads, cache.head_dim)
+    kv_heads, head_dim = stored.keys.shape[1:3]
+    heads = qkv.numpy().reshape(len(qkv), -1, head_dim)
+    queries = np.empty((len(qkv), heads.shape[1] - 2 * kv_heads, head_dim), np.float32)
     kernel = _rotate_and_write_parallel if parallel else _rotate_and_write
     kernel(
-        heads.numpy(),
+        heads,
         rope.cos.numpy(),
         rope.sin.numpy(),
         arrays.positions,
         arrays.cache_slots,
-        _transposed(cache),
-        _stored(cache.values),
-        queries.numpy(),
+        stored.keys,
+        stored.values,
+        queries,
     )
-    return queries
+    return torch.from_numpy(queries)
 
 
 def _launch_attend(
     parallel: bool,
-    cache: LayerCache,
+    stored: CacheArrays,
     queries: torch.Tensor,
     gates: torch.Tensor | None,
     arrays: BatchArrays,
 ) -> torch.Tensor:
-    out = torch.empty(queries.shape)
-    if gates is None:
-        gates = torch.empty(0, queries.shape[1])
+    out = np.empty(queries.shape, np.float32)
     arguments = (
         queries.numpy(),
-        gates.numpy(),
-        _transposed(cache),
-        _stored(cache.values),
+        np.empty((0, queries.shape[1]), np.float32) if gates is None else gates.numpy(),
+        stored.keys,
+        stored.values,
         arrays.tiles,
         arrays.positions,
         arrays.loops,
@@ -203,13 +226,13 @@ def _launch_attend(
         arrays.window_first,
         arrays.window_floor,
         arrays.window,
-        out.numpy(),
+        out,
     )
     if parallel:
         attend(numba.get_num_threads(), *arguments)
     else:
         attend_share(0, 1, *arguments)
-    return out.flatten(1)
+    return torch.from_numpy(out.reshape(len(out), -1))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -34,11 +34,9 @@ class PanelLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to contiguous float32 ``[rows, in_features]``; returns ``[rows, out_features]``."""
-        out = torch.empty(len(x), self.out_features)
-        _product(
-            self.packed.values, self.packed.scales, self.bias, x.numpy(), out.numpy(), numba.get_num_threads()
-        )
-        return out
+        out = np.empty((len(x), self.out_features), np.float32)
+        _product(self.packed.values, self.packed.scales, self.bias, x.numpy(), out, numba.get_num_threads())
+        return torch.from_numpy(out)
 
 
 class PanelLinears:

@@ -25,27 +25,27 @@ _REDUCE = {"reassoc", "contract", "nsz"}
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """``x / sqrt(mean(x²) + eps) · weight`` (arXiv 1910.07467) for ``[rows, hidden]``."""
-    out = torch.empty_like(x)
-    _pick(x, _rms_norm, _rms_norm_parallel)(x.numpy(), weight.numpy(), np.float32(eps), out.numpy())
-    return out
+    out = np.empty(x.shape, np.float32)
+    _pick(x, _rms_norm, _rms_norm_parallel)(x.numpy(), weight.numpy(), np.float32(eps), out)
+    return torch.from_numpy(out)
 
 
 def add_rms_norm(
     x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``x + delta`` for ``[rows, hidden]``, and `rms_norm` of that."""
-    total, out = torch.empty_like(x), torch.empty_like(x)
+    total, out = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
     _pick(x, _add_rms_norm, _add_rms_norm_parallel)(
-        x.numpy(), delta.numpy(), weight.numpy(), np.float32(eps), total.numpy(), out.numpy()
+        x.numpy(), delta.numpy(), weight.numpy(), np.float32(eps), total, out
     )
-    return total, out
+    return torch.from_numpy(total), torch.from_numpy(out)
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """``silu(gate) · up`` for ``[rows, 2 · width]`` holding gate, then up; returns ``[rows, width]``."""
-    out = torch.empty(gate_up.shape[0], gate_up.shape[1] // 2)
-    _pick(gate_up, _silu_mul, _silu_mul_parallel)(gate_up.numpy(), out.numpy())
-    return out
+    out = np.empty((gate_up.shape[0], gate_up.shape[1] // 2), np.float32)
+    _pick(gate_up, _silu_mul, _silu_mul_parallel)(gate_up.numpy(), out)
+    return torch.from_numpy(out)
 
 
 def hidden_gates(normed: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
