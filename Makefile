@@ -2,7 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install serve test lint format bench bench-peers bench-full-size compile-kernels roofline gpu-check clean
+# The clients that the test suite runs; the rest is for `make compatibility`.
+LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instructor pydantic-ai anthropic \
+	llm-comply continue
+
+.PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
+	gpu-check clean
 
 install: .venv/installed
 
@@ -18,7 +23,7 @@ install: .venv/installed
 serve: install            ## serve the bundled demo model on 127.0.0.1:8000
 	$(BIN)/loopserve serve models/demo
 
-test: lint                ## lint, types and the whole test suite
+test: lint clients        ## lint, types and the whole test suite
 	$(BIN)/pytest
 
 lint: .venv/installed-test
@@ -29,6 +34,13 @@ lint: .venv/installed-test
 format: .venv/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+clients: .venv/installed-test   ## real clients for the tests, each in an environment under build/clients; needs npm
+	PYTHON=$(BIN)/python sh tools/compatibility/install.sh build/clients $(LIGHT_CLIENTS)
+
+compatibility: .venv/installed-test   ## all clients against a running server, docs/compatibility.md; 15 minutes, 4 GB
+	PYTHON=$(BIN)/python sh tools/compatibility/install.sh build/clients
+	$(BIN)/python -m tools.compatibility --clients build/clients --page docs/compatibility.md
 
 bench: .venv/installed-test   ## time per token and KV bytes of the demo model, parallel against sequential
 	$(BIN)/loopserve bench

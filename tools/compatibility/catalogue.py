@@ -9,7 +9,8 @@ CHECKS = Path(__file__).parent / "checks"
 FEATURES = (
     *("completion", "chat", "stream", "usage in stream", "logprobs", "echo logprobs", "n", "stop"),
     *("tools", "tools streamed", "json_schema", "auth error", "context overflow", "unknown model"),
-    *("FIM", "models list", "tokenize", "responses", "messages", "cancel", "images"),
+    *("FIM", "models list", "tokenize", "responses", "messages", "cancel"),
+    *("own schema", "OpenAI's schema", "images", "model required"),
 )
 """What is checked, in the order of the page; the names mean the same for every client."""
 
@@ -23,6 +24,7 @@ class Engine(StrEnum):
     """What stands behind the server that a client talks to."""
 
     DEMO = "the demo model"
+    SHORT = "the demo model, 128 positions"
     SCRIPT = "a script"
 
 
@@ -110,9 +112,12 @@ CLIENTS = (
         "llm-comply",
         "llm-comply",
         "llm_comply_client.py",
-        ("chat", "stream", "usage in stream", "tools", "responses", "messages", "images"),
+        ("chat", "stream", "usage in stream", "tools", "responses", "messages", "images", "model required"),
         engine=Engine.SCRIPT,
-        known=(("images", "loopserve serves text; images are refused with a 400 that says so"),),
+        known=(
+            ("images", "loopserve serves text; images are refused with a 400 that says so"),
+            ("model required", "a server with one model answers a body that names none"),
+        ),
     ),
     Client("continue", "Continue", "continue_client.mjs", ("chat", "FIM", "models list", "cancel")),
     Client(
@@ -122,8 +127,9 @@ CLIENTS = (
         "schemathesis",
         "schemathesis",
         "schemathesis_client.py",
-        ("completion", "chat", "models list"),
+        ("own schema", "OpenAI's schema"),
         heavy=True,
+        engine=Engine.SHORT,
         seconds=400,
     ),
     Client("aider", "aider", "aider_client.py", ("chat", "stream"), heavy=True, engine=Engine.SCRIPT),

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.compatibility.catalogue import Client
-from tools.compatibility.servers import CompatibilityError, Served
+from tools.compatibility.servers import DEMO_MODEL, CompatibilityError, Served
 
-MODEL_NAME = "demo"
 MAX_DETAIL_CHARS = 300
 
 # Whatever a client would like to fetch does not exist here, and nothing it finds on the machine may help it.
@@ -70,7 +69,8 @@ def run_client(client: Client, environments: Path, servers: list[Served], log: P
         **OFFLINE,
         "LOOPSERVE_URLS": ",".join(server.url for server in servers),
         "LOOPSERVE_KEY": servers[0].key,
-        "LOOPSERVE_MODEL": MODEL_NAME,
+        "LOOPSERVE_MODEL": DEMO_MODEL.name,
+        "LOOPSERVE_MODEL_DIRECTORY": str(DEMO_MODEL.resolve()),
     }
     with log.open("wb") as out, tempfile.TemporaryDirectory() as scratch:
         process = subprocess.Popen(

@@ -17,12 +17,14 @@ from engine.errors import LoopserveError
 from tools.compatibility.catalogue import Engine
 
 DEMO_MODEL = Path("models/demo")
-START_SECONDS = 120.0
+START_SECONDS = 300.0  # a machine that never ran it compiles the kernels first
 STOP_SECONDS = 40.0
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+_LOOPSERVE = [sys.executable, "-c", "from server.cli import main; main()", "serve", str(DEMO_MODEL)]
 _COMMANDS = {
-    Engine.DEMO: [sys.executable, "-c", "from server.cli import main; main()", "serve"],
-    Engine.SCRIPT: [sys.executable, "-m", "tools.compatibility.scripted"],
+    Engine.DEMO: _LOOPSERVE,
+    Engine.SHORT: [*_LOOPSERVE, "--max-model-len", "128"],
+    Engine.SCRIPT: [sys.executable, "-m", "tools.compatibility.scripted", str(DEMO_MODEL)],
 }
 
 
@@ -61,7 +63,7 @@ def serving(engine: Engine, count: int, logs: Path) -> Iterator[list[Served]]:
 
 @contextmanager
 def _one(engine: Engine, key: str, log: Path) -> Iterator[Served]:
-    command = [*_COMMANDS[engine], str(DEMO_MODEL), "--port", "0", "--log-level", "warning"]
+    command = [*_COMMANDS[engine], "--port", "0", "--log-level", "warning"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "LOOPSERVE_API_KEYS": key}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
