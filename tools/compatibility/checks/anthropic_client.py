@@ -106,7 +106,7 @@ def tools() -> None:
         {"role": "user", "content": [result]},
     ]
     final = client.messages.create(
-        **{**ASK_WEATHER, "messages": conversation, "tool_choice": {"type": "none"}}
+        **{**ASK_WEATHER, "messages": conversation, "tool_choice": {"type": "none"}, "max_tokens": 24}
     )
     require(all(block.type == "text" for block in final.content), final.content)
 

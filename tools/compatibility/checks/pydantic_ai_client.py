@@ -12,6 +12,7 @@ from pydantic_ai.settings import ModelSettings
 
 QUESTION = "Describe a programming language."
 SETTINGS = ModelSettings(max_tokens=200, temperature=0)
+SHORT = ModelSettings(max_tokens=24, temperature=0)
 
 
 class Language(BaseModel):
@@ -29,14 +30,14 @@ def model(name: str = MODEL, key: str = KEY) -> OpenAIChatModel:
 @feature("chat")
 def chat() -> None:
     require(
-        Agent(model(), instructions="Be brief.").run_sync(QUESTION, model_settings=SETTINGS).output,
+        Agent(model(), instructions="Be brief.").run_sync(QUESTION, model_settings=SHORT).output,
         "no output",
     )
 
 
 @feature("stream")
 def stream() -> None:
-    result = Agent(model()).run_stream_sync(QUESTION, model_settings=SETTINGS)
+    result = Agent(model()).run_stream_sync(QUESTION, model_settings=SHORT)
     require("".join(result.stream_text(delta=True)), "no text")
 
 
@@ -55,7 +56,7 @@ def json_schema() -> None:
 @feature("responses")
 def responses() -> None:
     responses_model = OpenAIResponsesModel(MODEL, provider=OpenAIProvider(base_url=API, api_key=KEY))
-    require(Agent(responses_model).run_sync(QUESTION, model_settings=SETTINGS).output, "no output")
+    require(Agent(responses_model).run_sync(QUESTION, model_settings=SHORT).output, "no output")
 
 
 @feature("auth error")
