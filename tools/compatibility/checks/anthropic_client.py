@@ -43,6 +43,11 @@ def connect(key: str = KEY) -> anthropic.Anthropic:
     return anthropic.Anthropic(base_url=URL, api_key=key, max_retries=0, timeout=TIMEOUT_S)
 
 
+def prompt_tokens(answer: Any) -> int:
+    """All of the prompt: `input_tokens` are only those that no cache had."""
+    return answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
+
+
 client = connect()
 
 
@@ -60,7 +65,7 @@ def messages() -> None:
         {"role": "user", "content": "Again."},
     ]
     longer = client.messages.create(**{**GREEDY, "system": parts, "messages": conversation})
-    require(longer.usage.input_tokens > answer.usage.input_tokens, "the conversation did not grow")
+    require(prompt_tokens(longer) > prompt_tokens(answer), "the conversation did not grow")
 
 
 @feature("stream")
@@ -78,7 +83,7 @@ def stream() -> None:
 @feature("usage in stream")
 def usage_in_stream() -> None:
     events = list(client.messages.create(stream=True, **GREEDY))
-    require(events[0].message.usage.input_tokens > 0, events[0])
+    require(prompt_tokens(events[0].message) > 0, events[0])
     (delta,) = [event for event in events if event.type == "message_delta"]
     require(0 < delta.usage.output_tokens <= 24, delta)
 
@@ -124,7 +129,7 @@ def tools_streamed() -> None:
 @feature("tokenize")
 def count_tokens() -> None:
     count = client.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens
-    equal(count, client.messages.create(**GREEDY).usage.input_tokens, "tokens counted")
+    equal(count, prompt_tokens(client.messages.create(**GREEDY)), "tokens counted")
 
 
 @feature("models list")
