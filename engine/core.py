@@ -5,7 +5,9 @@ thread, a process, a test, a simulation) calls `add` and `abort` between steps.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from engine.errors import InvalidRequestError
 from engine.loading import LoadedModel, load_model
@@ -14,7 +16,12 @@ from engine.options import EngineOptions
 from engine.row_batch import LogitRow
 from engine.runner import StepLogits
 from engine.sampler import Draw, KnownToken, Sample, SamplingState, sample_step
-from engine.sampling_params import check_context_length, check_sampling_params, check_token_ids
+from engine.sampling_params import (
+    check_context_length,
+    check_num_loops,
+    check_sampling_params,
+    check_token_ids,
+)
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
 from scheduler.step_plan import StepPlan
@@ -24,12 +31,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ActiveRequest:
-    """A request between `add` and its last output."""
+    """A request between `add` and its last output.
+
+    Attributes:
+        loop_logits: float32 ``[vocab]`` that earlier loops gave after the newest position, until its token is sampled;
+            only kept if the request asks for loop logprobs. They may come passes before the last loop's.
+    """
 
     request: Request
     sequence: Sequence
     sampling: SamplingState
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    loop_logits: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def draw(self, row: int, logits: torch.Tensor) -> Draw:
+        """The draw of the next token from row `row` of a step's logits, which the last loop gave."""
+        if not self.sequence.every_loop:
+            return Draw(row, self.sampling)
+        earlier = [self.loop_logits.pop(loop) for loop in range(self.sequence.layout.num_loops - 1)]
+        return Draw(row, self.sampling, (*earlier, logits[row]))
 
 
 class EngineCore:
@@ -77,13 +97,17 @@ class EngineCore:
         check_token_ids("prompt", prompt, self.model.config.vocab_size)
         check_sampling_params(params, self.model.config.vocab_size)
         check_context_length(len(prompt), params.max_tokens, self.model.max_model_len, "prompt")
+        layout = self.scheduler.layout
+        check_num_loops(request.num_loops, layout.num_loops)
         sequence = Sequence(
             request.request_id,
             list(prompt),
             len(prompt),
+            layout if request.num_loops is None else replace(layout, num_loops=request.num_loops),
             cache_salt=request.cache_salt,
             priority=request.priority,
             every_position=params.prompt_logprobs is not None,
+            every_loop=params.loop_logprobs,
         )
         sampling = SamplingState.begin(
             params, prompt, self.model.config.vocab_size, self.model.runner.staging.device
@@ -101,6 +125,8 @@ class EngineCore:
         """Compute one pass; returns what it gave to whom, [] if there was nothing to do."""
         plan = self.scheduler.schedule()
         self.admitted = [s.sequence_id for s in plan.admitted if s.num_preemptions == 0]
+        for sequence in plan.preempted:
+            self.active[sequence.sequence_id].loop_logits.clear()
         if not plan.segments:
             return []
         result = self.model.runner.run(plan)
@@ -142,8 +168,11 @@ class EngineCore:
     def _sample(self, result: StepLogits) -> dict[Sequence, Sample | None]:
         """What each sequence gets that the step brought to its newest token; None if it wants no tokens."""
         newest = {
-            row.sequence: i for i, row in enumerate(result.rows) if row.position == len(row.sequence) - 1
+            row.sequence: i
+            for i, row in enumerate(result.rows)
+            if row.is_last_loop and row.position == len(row.sequence) - 1
         }
+        self._keep_earlier_loops(result)
         states = {sequence: self.active[sequence.sequence_id].sampling for sequence in newest}
         drawing = [sequence for sequence, state in states.items() if state.params.max_tokens > 0]
         owed = [
@@ -151,7 +180,7 @@ class EngineCore:
         ]
         samples, logprobs = sample_step(
             result.logits,
-            [Draw(newest[sequence], states[sequence]) for sequence in drawing],
+            [self.active[s.sequence_id].draw(newest[s], result.logits) for s in drawing],
             [known for _, known in owed],
         )
         # a preempted prompt overwrites its own with the same values
@@ -163,12 +192,17 @@ class EngineCore:
         given = dict(zip(drawing, samples, strict=True))
         return {sequence: given.get(sequence) for sequence in newest}
 
+    def _keep_earlier_loops(self, result: StepLogits) -> None:
+        for i, row in enumerate(result.rows):
+            if not row.is_last_loop:
+                self.active[row.sequence.sequence_id].loop_logits[row.loop] = result.logits[i].clone()
+
     def _owed(self, index: int, row: LogitRow) -> KnownToken | None:
         """The prompt token after `row`, number `index` of the step's logits, if its logprob was asked for."""
         sequence, target = row.sequence, row.position + 1
         wanted = self.active[sequence.sequence_id].request.params.prompt_logprobs
         if wanted is None or not sequence.every_position or target >= sequence.num_prompt_tokens:
-            return None
+            return None  # so an earlier loop's row, which is at the newest position, is none
         return KnownToken(index, sequence.tokens[target], wanted)
 
     def _output(self, sequence: Sequence, sample: Sample | None) -> RequestOutput:
@@ -190,6 +224,8 @@ class EngineCore:
             stop_token_id=token if finish_reason == "stop" else None,
             cached_tokens=sequence.cached_tokens,
             error=error,
+            loop_logprobs=None if sample is None or sample.loop_logprobs is None else [sample.loop_logprobs],
+            num_loops=sequence.layout.num_loops,
         )
         sequence.every_position = False
         if finish_reason is not None:

@@ -90,10 +90,16 @@ class SamplingState:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A token wanted after row `row` of the logits."""
+    """A token wanted after row `row` of the logits.
+
+    Attributes:
+        loop_logits: float32 ``[vocab]`` of every loop, the last one's equal to `row`, if the request asks what each
+            loop would have given the token.
+    """
 
     row: int
     state: SamplingState
+    loop_logits: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +113,11 @@ class KnownToken:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A drawn token, None if the logits are not numbers, and its log-probability if the request wants it."""
+    """A drawn token, None if the logits are not numbers, and its log-probabilities if the request wants them."""
 
     token: int | None
     logprob: TokenLogprob | None
+    loop_logprobs: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +149,27 @@ def sample_step(
         rows = [draws[i].row for i in scored] + [token.row for token in known]
         prompt_tokens = _upload([token.token for token in known], torch.int64, logits.device)
         tensors += score(logits, rows, torch.cat([_select(batch.tokens, scored), prompt_tokens]), any(tops))
+    per_loop = [i for i, draw in enumerate(draws) for _ in draw.loop_logits]
+    if per_loop:
+        tensors.append(_score_loops(draws, _select(batch.tokens, per_loop)))
     tokens, broken, *scores = to_host(tensors)
+    by_loop: dict[int, list[float]] = {}
+    if per_loop:
+        for i, logprob in zip(per_loop, scores.pop().tolist(), strict=True):
+            by_loop.setdefault(i, []).append(logprob)
     entries = _entries(scores, tops) if tops else []
     drawn = dict(zip(scored, entries, strict=False))
     samples = [
-        Sample(None, None) if is_broken else Sample(token, drawn.get(i))
+        Sample(None, None) if is_broken else Sample(token, drawn.get(i), by_loop.get(i))
         for i, (token, is_broken) in enumerate(zip(tokens.tolist(), broken.tolist(), strict=True))
     ]
     return samples, entries[len(scored) :]
+
+
+def _score_loops(draws: list[Draw], tokens: torch.Tensor) -> torch.Tensor:
+    """float32, the log-probability of each of `tokens` under each of the draws' `loop_logits`, in that order."""
+    logits = torch.stack([row for draw in draws for row in draw.loop_logits])
+    return score(logits, list(range(len(logits))), tokens, with_top=False)[1]
 
 
 def sample_batch(logits: torch.Tensor, states: list[SamplingState]) -> SampledBatch:

@@ -31,6 +31,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
             `ignore_eos` was asked for.
         logprobs: number of top alternatives wanted per generated token; None is no logprobs, 0 only the sampled one.
         prompt_logprobs: same for the prompt's tokens; switches prefix reuse and the tail start off.
+        loop_logprobs: whether to tell what each loop would have given the sampled token.
     """
 
     max_tokens: int
@@ -47,6 +48,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    loop_logprobs: bool = False
 
     @property
     def greedy(self) -> bool:
@@ -86,6 +88,23 @@ def check_sampling_params(params: SamplingParams, vocab_size: int) -> None:
     _check_ids("logit_bias", tuple(params.logit_bias), vocab_size, MAX_LOGIT_BIAS)
     for bias in params.logit_bias.values():
         _check_range("logit_bias", bias, -100.0, 100.0)
+
+
+def check_num_loops(num_loops: object, most: int) -> None:
+    """Refuse a loop budget that the model can't honour; None is all its loops.
+
+    Args:
+        num_loops: whatever the client sent.
+        most: the model's R.
+
+    Raises:
+        InvalidRequestError: it isn't a whole number from 1 to R.
+    """
+    if num_loops is not None and not (type(num_loops) is int and 1 <= num_loops <= most):
+        raise InvalidRequestError(
+            f"loops must be a whole number from 1 to {most}, the number of loops of this model.",
+            param="loops",
+        )
 
 
 def check_token_ids(name: str, ids: list[int], vocab_size: int) -> None:

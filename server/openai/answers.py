@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 import engine.messages as messages
 from engine.messages import EngineReady
-from engine.sampling_params import SamplingParams, check_sampling_params
+from engine.sampling_params import SamplingParams, check_num_loops, check_sampling_params
 from server.openai.disconnect import unless_disconnected
 from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta
@@ -28,25 +28,32 @@ Chunks = AsyncGenerator[dict[str, Any], None]
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts of one request."""
+    """Token counts of one request.
+
+    Attributes:
+        loops: how many loops the engine runs for it; 0 until the engine has said so.
+    """
 
     prompt_tokens: int
     completion_tokens: int = 0
     cached: dict[int, int] = field(default_factory=dict)
+    loops: int = 0
 
     def count(self, delta: Delta, choices_per_prompt: int) -> None:
         """Add a delta; a prompt's cached tokens are counted once, from its first choice."""
         self.completion_tokens += len(delta.token_ids)
+        self.loops = delta.num_loops
         if delta.index % choices_per_prompt == 0:
             self.cached[delta.index] = delta.cached_tokens
 
     def as_object(self) -> dict[str, Any]:
-        return {
+        out: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(self.cached.values())},
         }
+        return {**out, "loops": self.loops} if self.loops else out
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +85,14 @@ def admit(state: AppState, fields: GenerationFields) -> EngineReady:
     Raises:
         UnavailableError: not now.
         ApiError: another model's name (404), or options that don't go together (400).
+        InvalidRequestError: more loops than the model has.
     """
     check_model(state, fields.model)
     if fields.stream_options is not None and not fields.stream:
         raise ApiError(400, "stream_options needs stream to be true.", param="stream_options")
     state.client.admit(1)
     assert state.client.info is not None
+    check_num_loops(fields.loops, state.client.info.num_loops)
     return state.client.info
 
 
@@ -114,6 +123,7 @@ def make_choices(
                 params=one,
                 priority=fields.priority or 0,
                 cache_salt=fields.cache_salt or "",
+                num_loops=fields.loops,
             )
             choices.append(
                 Choice(

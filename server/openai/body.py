@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from server.openai.errors import ApiError
+from server.openai.loops import LOOPS, add_header_loops
 from server.openai.unsupported import check_unknown
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -40,6 +41,8 @@ async def read_body(request: Request, model: type[Model]) -> Model:
         raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
     if len(values) > MAX_FIELDS:
         raise ApiError(400, f"The body may have at most {MAX_FIELDS} fields.")
+    if LOOPS in model.model_fields:
+        add_header_loops(values, request.headers)
     check_unknown(values, model.model_fields)
     try:
         return model.model_validate(values)

@@ -40,6 +40,7 @@ class Delta:
         text: final text since the last delta; may lag behind `token_ids` while a stop string is possible.
         finish_reason: "stop" or "length" on the last delta.
         stop_reason: the stop string or token id that ended it.
+        num_loops, loop_logprobs: as in `RequestOutput`.
     """
 
     index: int
@@ -50,6 +51,8 @@ class Delta:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     cached_tokens: int = 0
+    num_loops: int = 0
+    loop_logprobs: list[list[float]] = field(default_factory=list)
 
 
 async def run_choices(state: AppState, choices: list[Choice]) -> AsyncGenerator[Delta, None]:
@@ -113,6 +116,8 @@ def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metr
         finish_reason=output.finish_reason,
         stop_reason=output.stop_token_id,
         cached_tokens=output.cached_tokens,
+        num_loops=output.num_loops,
+        loop_logprobs=output.loop_logprobs or [],
     )
     for token in output.token_ids:
         if token != output.stop_token_id or choice.include_stop:

@@ -6,7 +6,7 @@ stop at their first bad item. None means the default, as if the field were left 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from server.openai.checks import check_absent, check_content, check_logit_bias, check_stop
 
@@ -26,6 +26,8 @@ LogitBias = Annotated[
 ]
 TokenIds = Annotated[list[int], Field(max_length=MAX_LIST, fail_fast=True)]
 Content = Annotated[str, BeforeValidator(check_content, json_schema_input_type=str | list[dict[str, str]])]
+Loops = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]})]
+"""How many loops to run. Checked by hand (`server.openai.loops`), as the highest is the model's."""
 Absent = Annotated[None, PlainValidator(check_absent, json_schema_input_type=None)]
 
 
@@ -64,6 +66,7 @@ class GenerationFields(BaseModel):
     skip_special_tokens: bool | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     cache_salt: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+    loops: Loops = None
 
 
 class CompletionRequest(GenerationFields):
@@ -74,6 +77,7 @@ class CompletionRequest(GenerationFields):
     max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    loop_logprobs: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     add_special_tokens: bool | None = None
 

@@ -20,6 +20,7 @@ def sampling_params(
     seed: int,
     logprobs: int | None,
     prompt_logprobs: int | None,
+    loop_logprobs: bool = False,
 ) -> SamplingParams:
     """Parameters of one choice.
 
@@ -44,6 +45,7 @@ def sampling_params(
         stop_token_ids=tuple(stops),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        loop_logprobs=loop_logprobs,
     )
 
 

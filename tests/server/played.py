@@ -34,6 +34,7 @@ from tests.make_checkpoint import byte_level_tokenizer
 
 MAX_MODEL_LEN = 512
 VOCAB_SIZE = 320
+NUM_LOOPS = 3
 EOS = 2
 
 _TOKENIZER = byte_level_tokenizer(VOCAB_SIZE)
@@ -59,7 +60,7 @@ class PlayedHost:
                     max_model_len=MAX_MODEL_LEN,
                     vocab_size=VOCAB_SIZE,
                     num_parameters=1,
-                    num_loops=2,
+                    num_loops=NUM_LOOPS,
                     num_blocks=64,
                     block_size=16,
                     execution="parallel",
@@ -194,6 +195,8 @@ def says(text: str, *, stop: bool = True) -> Script:
                 finish_reason="stop" if stopped else "length" if last else None,
                 stop_token_id=token if stopped else None,
                 cached_tokens=3,
+                loop_logprobs=[loop_logprobs_of(request)] if params.loop_logprobs else None,
+                num_loops=request.num_loops or NUM_LOOPS,
             )
             if last:
                 return
@@ -215,6 +218,11 @@ def logprob_of(token: int, count: int) -> TokenLogprob:
     """A made-up but fixed value: each token is the second most likely one."""
     others = [(token + 1, -0.5), (token, -1.5), (token + 2, float("-inf"))]
     return TokenLogprob(token, -1.5, others[:count])
+
+
+def loop_logprobs_of(request: Request) -> list[float]:
+    """Made up: the last loop says what `logprob_of` says, the others what JSON has no number for."""
+    return [float("nan"), float("-inf"), -1.5][-(request.num_loops or NUM_LOOPS) :]
 
 
 def _prompt_logprobs(request: Request) -> list[TokenLogprob | None] | None:

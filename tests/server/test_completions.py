@@ -44,6 +44,7 @@ def test_the_answer_has_openai_shape(played: Make) -> None:
         "completion_tokens": 6,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 3},
+        "loops": 3,
     }
 
 
