@@ -13,6 +13,7 @@ from engine.errors import InvalidRequestError
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 256
+MAX_GRAMMAR_CHARS = 1 << 20  # a front end's own bound is on what clients send, which is smaller
 MAX_TEMPERATURE = 100.0
 MIN_TEMPERATURE = 1e-5  # below this, dividing logits by it overflows float32; it means greedy
 SEED_BITS = 64
@@ -32,6 +33,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
         logprobs: number of top alternatives wanted per generated token; None is no logprobs, 0 only the sampled one.
         prompt_logprobs: same for the prompt's tokens; switches prefix reuse and the tail start off.
         loop_logprobs: whether to tell what each loop would have given the sampled token.
+        grammar: what the answer must conform to, as llguidance's text (`engine.grammar`); None is anything.
     """
 
     max_tokens: int
@@ -49,6 +51,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     loop_logprobs: bool = False
+    grammar: str | None = None
 
     @property
     def greedy(self) -> bool:
@@ -88,6 +91,10 @@ def check_sampling_params(params: SamplingParams, vocab_size: int) -> None:
     _check_ids("logit_bias", tuple(params.logit_bias), vocab_size, MAX_LOGIT_BIAS)
     for bias in params.logit_bias.values():
         _check_range("logit_bias", bias, -100.0, 100.0)
+    if params.grammar is not None and len(params.grammar) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequestError(
+            f"The grammar is longer than {MAX_GRAMMAR_CHARS} characters.", param="grammar"
+        )
 
 
 def check_num_loops(num_loops: object, most: int) -> None:

@@ -13,6 +13,7 @@ from engine.thread_host import ThreadHost, core_loader
 from engine.tokenizer import Tokenizer
 from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
+from server.grammar_trial import GrammarTrial
 from server.metrics import ServerMetrics
 from server.settings import Settings
 from server.state import AppState
@@ -41,6 +42,10 @@ def build_state(settings: Settings) -> AppState:
         settings=settings,
         client=client,
         metrics=metrics,
+        grammars=GrammarTrial(
+            [str(model_dir), str(config.vocab_size), ",".join(map(str, config.eos_token_ids))],
+            settings.grammar_timeout,
+        ),
         tokenizer=tokenizer,
         model_name=settings.model_name,
         model_config=config,

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from engine.sampling_params import SamplingParams, check_context_length
 from server.openai.answers import Answer, Usage, admit, end_tokens, make_choices
 from server.openai.chat_events import ChatEvent, ChatFinish, ContentDelta
+from server.openai.constraints import checked_constraint
 from server.openai.errors import ApiError
 from server.openai.generation import Choice, run_choices
 from server.openai.prompts import chat_prompt
@@ -47,7 +48,8 @@ class ChatRun:
         prompt = await chat_prompt(
             fields.messages, fields.add_generation_prompt is not False, state.chat_template, state.tokenizer
         )
-        params = _params(state, fields, len(prompt.token_ids), engine.max_model_len)
+        grammar = await checked_constraint(state, fields)
+        params = _params(state, fields, len(prompt.token_ids), engine.max_model_len, grammar)
         answer = Answer.begin(id_prefix, state.model_name)
         choices = make_choices(fields, answer, [prompt], [params], engine.vocab_size)
         return cls(state, answer, len(prompt.token_ids), choices)
@@ -68,7 +70,11 @@ class ChatRun:
 
 
 def _params(
-    state: AppState, fields: ChatCompletionRequest, prompt_tokens: int, max_model_len: int
+    state: AppState,
+    fields: ChatCompletionRequest,
+    prompt_tokens: int,
+    max_model_len: int,
+    grammar: str | None,
 ) -> list[SamplingParams]:
     """Sampling parameters of the `n` choices; without a limit an answer may fill the context."""
     given = fields.max_completion_tokens or fields.max_tokens
@@ -85,6 +91,7 @@ def _params(
             seed=seed,
             logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
             prompt_logprobs=None,
+            grammar=grammar,
         )
         for choice in range(fields.n or 1)
     ]

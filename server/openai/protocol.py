@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from server.openai.checks import check_absent, check_content, check_logit_bias, check_stop
+from server.openai.constraint_fields import ResponseFormat, StructuredOutputs
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 64
@@ -67,6 +68,8 @@ class GenerationFields(BaseModel):
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     cache_salt: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     loops: Loops = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 class CompletionRequest(GenerationFields):

@@ -73,8 +73,9 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
             message = f"{name} is not supported here; {_HINTS[name]}."
             raise InvalidRequestError(message, param=name, code="unsupported_parameter")
         if name in _TOOLS or name in _REFUSED or _CONSTRAINT.fullmatch(name):
+            hint = " Use structured_outputs or response_format." if _CONSTRAINT.fullmatch(name) else ""
             raise InvalidRequestError(
-                f"{name} is not supported by this server.", param=name, code="unsupported_parameter"
+                f"{name} is not supported by this server.{hint}", param=name, code="unsupported_parameter"
             )
         if name not in LABELS:
             ignored.append(name)
