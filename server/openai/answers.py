@@ -59,7 +59,9 @@ class Answer:
 
     @classmethod
     def begin(cls, prefix: str, model: str) -> "Answer":
-        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model)
+        """A fresh id; a prefix that brings its own ``_`` (``msg_``) gets no ``-``."""
+        join = "" if prefix.endswith("_") else "-"
+        return cls(f"{prefix}{join}{uuid.uuid4().hex}", int(time.time()), model)
 
     def object(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None = None) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -129,7 +131,12 @@ def make_choices(
 
 async def respond_streamed(request: Request, chunks: Chunks) -> Response:
     """Answer with events; errors before the first one get their own status."""
-    return await unless_disconnected(request.receive, EventStream.open(_events(chunks)))
+    return await respond_events(request, _events(chunks))
+
+
+async def respond_events(request: Request, events: AsyncGenerator[bytes, None]) -> Response:
+    """The same for events that are already bytes."""
+    return await unless_disconnected(request.receive, EventStream.open(events))
 
 
 async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:

@@ -23,7 +23,7 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     """The request's body as `model`.
 
     Raises:
-        ApiError: 415 for another content type or encoding, 400 for anything else.
+        ApiError, InvalidRequestError: 415 for another content type or encoding, 400 for anything else.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
@@ -40,6 +40,15 @@ async def read_body(request: Request, model: type[Model]) -> Model:
         raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
     if len(values) > MAX_FIELDS:
         raise ApiError(400, f"The body may have at most {MAX_FIELDS} fields.")
+    return validate(values, model)
+
+
+def validate(values: dict[str, Any], model: type[Model]) -> Model:
+    """Request fields as `model`, whether a client sent them or another API was translated into them.
+
+    Raises:
+        ApiError, InvalidRequestError: 400.
+    """
     check_unknown(values, model.model_fields)
     try:
         return model.model_validate(values)

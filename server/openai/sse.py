@@ -24,9 +24,10 @@ WRITE_STALL_S = 30.0  # a client that takes nothing for so long holds its sequen
 _encoder = msgspec.json.Encoder()
 
 
-def event(data: object) -> bytes:
-    """One event."""
-    return b"data: " + _encoder.encode(data) + b"\n\n"
+def event(data: object, name: str | None = None) -> bytes:
+    """One event; `name` is for APIs whose events are typed."""
+    frame = b"data: " + _encoder.encode(data) + b"\n\n"
+    return frame if name is None else b"event: " + name.encode() + b"\n" + frame
 
 
 class EventStream(Response):
