@@ -62,17 +62,17 @@ class HermesParser(ToolCallParser):
 
     def _streamed(self, scanner: JsonScanner) -> Reading[None]:
         """Arguments whose first bracket has been passed on, and the end of the object around them."""
-        tail = ""
+        within, tail = True, ""
         while True:
-            within = scanner.depth >= 2
             event, at, piece = scanner.step(self._text)
             taken = self._take(at)
             if within:
                 self._arguments(piece)
-                if event is Event.CLOSED and scanner.depth == 1:
-                    self._end()
             else:
                 tail += taken
+            if within and event is Event.CLOSED and scanner.depth == 1:
+                within = False
+                self._end()
             done = event is Event.CLOSED and scanner.depth == 0
             broken = event is Event.BROKEN or (event is Event.MORE and self._ended)
             if broken and within:
