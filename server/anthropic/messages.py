@@ -11,10 +11,10 @@ from server.anthropic.protocol import CountTokensRequest, MessagesRequest
 from server.anthropic.translate import chat_fields
 from server.openai.answers import respond_events
 from server.openai.body import read_body, request_body, validate
+from server.openai.chat_prompt import chat_prompt
 from server.openai.chat_run import ChatRun
 from server.openai.disconnect import unless_disconnected
 from server.openai.models import check_model
-from server.openai.prompts import chat_prompt
 from server.openai.protocol import ChatCompletionRequest
 from server.openai.typed_events import run_through, typed_events
 from server.state import AppState, State
@@ -41,7 +41,7 @@ async def count_tokens(request: Request, state: State) -> dict[str, int]:
     fields = await read_body(request, CountTokensRequest)
     check_model(state, fields.model)
     chat = validate(chat_fields(fields), ChatCompletionRequest)
-    prompt = await chat_prompt(chat.messages, True, state.chat_template, state.tokenizer)
+    prompt = await chat_prompt(state, chat.messages, chat)
     return {"input_tokens": len(prompt.token_ids)}
 
 

@@ -41,14 +41,18 @@ def chat_fields(fields: PromptFields) -> dict[str, Any]:
         "messages": [*_system(fields.system), *_messages(fields.messages)],
         "tools": _tools(fields.tools),
         "response_format": _response_format(fields),
+        "chat_template_kwargs": _thinking(fields.thinking or {}),
+        "reasoning_effort": fields.output_config and fields.output_config.effort,
     }
+    if chat["messages"][-1]["role"] == "assistant":
+        chat["continue_final_message"] = True  # the client wrote the beginning of the answer
     if isinstance(fields, MessagesRequest):
         chat |= _sampling(fields)
     if chat["tools"]:
         chat |= _tool_choice(fields.tool_choice or {"type": "auto"})
     elif fields.tool_choice and fields.tool_choice.get("type") not in ("auto", "none"):
         wrong("tool_choice", "needs tools")
-    return {name: value for name, value in chat.items() if value not in (None, [])}
+    return {name: value for name, value in chat.items() if value not in (None, [], {})}
 
 
 def _sampling(fields: MessagesRequest) -> dict[str, Any]:
@@ -196,6 +200,12 @@ def _tool_choice(choice: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in _CHOICES:
         wrong("tool_choice.type", "must be 'auto', 'any', 'tool' or 'none'")
     return {"tool_choice": _CHOICES[kind], "parallel_tool_calls": parallel}
+
+
+def _thinking(given: dict[str, Any]) -> dict[str, bool]:
+    """The switch that most templates of models that think or don't have."""
+    kind = given.get("type")
+    return {"enable_thinking": kind != "disabled"} if kind in ("enabled", "adaptive", "disabled") else {}
 
 
 def _response_format(fields: PromptFields) -> dict[str, Any] | None:

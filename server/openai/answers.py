@@ -101,6 +101,7 @@ def make_choices(
     prompts: list[Prompt],
     params: list[list[SamplingParams]],
     vocab: int,
+    shown_tokens: frozenset[int] = frozenset(),
 ) -> list[Choice]:
     """The engine requests of one answer: for each prompt, one choice per entry of its `params`."""
     count = sum(len(group) for group in params)
@@ -124,6 +125,7 @@ def make_choices(
                     fields.stop,
                     include_stop=bool(fields.include_stop_str_in_output),
                     skip_special_tokens=fields.skip_special_tokens is not False,
+                    shown_tokens=shown_tokens,
                 )
             )
     return choices

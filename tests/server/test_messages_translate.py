@@ -97,6 +97,26 @@ def test_a_turn_with_tools() -> None:
     assert rest == {"role": "user", "content": "go on"}
 
 
+def test_a_last_message_of_the_assistant_is_the_answers_beginning() -> None:
+    chat = translated(messages=[HI, blocks("assistant", block("The answer is"))])
+    assert chat["messages"][-1] == {"role": "assistant", "content": "The answer is"}
+    assert chat["continue_final_message"] is True
+
+
+@pytest.mark.parametrize(
+    ("thinking", "options"),
+    [
+        ({"type": "enabled", "budget_tokens": 1024}, {"enable_thinking": True}),
+        ({"type": "adaptive"}, {"enable_thinking": True}),
+        ({"type": "disabled"}, {"enable_thinking": False}),
+        ({"type": ["x"]}, None),
+        (None, None),
+    ],
+)
+def test_thinking_is_the_templates_switch(thinking: Any, options: Any) -> None:
+    assert translated(thinking=thinking).get("chat_template_kwargs") == options
+
+
 def test_results_alone_make_no_user_message() -> None:
     use = blocks("assistant", {"type": "tool_use", "id": "t", "name": "f", "input": {}})
     out = messages(HI, use, blocks("user", {"type": "tool_result", "tool_use_id": "t"}))
@@ -157,7 +177,15 @@ def test_an_output_format_binds(where: str) -> None:
             },
             "messages.0.content.0.content.0.type",
         ),
-        ({"messages": [HI, blocks("assistant", block("prefill"))]}, "messages"),
+        (
+            {
+                "messages": [
+                    HI,
+                    blocks("assistant", {"type": "tool_use", "id": "t", "name": "f", "input": {}}),
+                ]
+            },
+            "messages",
+        ),
         (
             {"messages": [blocks("assistant", {"type": "tool_use", "input": []}), HI]},
             "messages.0.content.0.input",
