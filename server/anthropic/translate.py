@@ -96,9 +96,10 @@ def _messages(given: object) -> list[Message]:
             turns.append((role, blocks))
     if not turns:
         wrong("messages", "must hold at least one message")
-    if turns[-1][0] == "assistant":
+    if turns[-1][0] == "assistant" and any(block.get("type") != "text" for block, _ in turns[-1][1]):
         wrong(
-            "messages", "must end with a user message; this server does not support assistant message prefill"
+            "messages",
+            "may end with an assistant message only if it is text, which the answer then continues",
         )
     out: list[Message] = []
     for role, turn in turns:
