@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from engine.grammar_mask import apply_masks
+from engine.grammar_state import GrammarState
 from engine.messages import TokenLogprob
 from engine.sampling_params import MAX_LOGPROBS, SamplingParams
 
@@ -38,6 +40,7 @@ class SamplingState:
         repetition: float32 ``[vocab]``, the penalty at tokens of the prompt and the answer, 1 elsewhere; None without.
         bias: int64 ids and float32 values to add; None without logit bias.
         stop_ids: int64, masked until `min_tokens` exist; None if there are none.
+        grammar: what the answer must conform to; its mask is put on last, so nothing else can break it.
     """
 
     params: SamplingParams
@@ -46,13 +49,19 @@ class SamplingState:
     repetition: torch.Tensor | None = None
     bias: tuple[torch.Tensor, torch.Tensor] | None = None
     stop_ids: torch.Tensor | None = None
+    grammar: GrammarState | None = None
 
     @classmethod
     def begin(
-        cls, params: SamplingParams, prompt: list[int], vocab_size: int, device: torch.device
+        cls,
+        params: SamplingParams,
+        prompt: list[int],
+        vocab_size: int,
+        device: torch.device,
+        grammar: GrammarState | None = None,
     ) -> "SamplingState":
         """State before the first token."""
-        state = cls(params)
+        state = cls(params, grammar=grammar)
         if params.presence_penalty or params.frequency_penalty:
             state.output_counts = torch.zeros(vocab_size, device=device)
         if params.repetition_penalty != 1.0:
@@ -67,7 +76,10 @@ class SamplingState:
 
     @property
     def masks_stops(self) -> bool:
-        return self.stop_ids is not None and self.num_outputs < self.params.min_tokens
+        """Whether stop tokens are barred; a grammar's mask sees to that itself, where it can."""
+        return (
+            self.stop_ids is not None and self.grammar is None and self.num_outputs < self.params.min_tokens
+        )
 
     @property
     def adjusts(self) -> bool:
@@ -77,7 +89,22 @@ class SamplingState:
             or self.repetition is not None
             or self.bias is not None
             or self.masks_stops
+            or self.grammar is not None
         )
+
+    def may_draw(self) -> bool:
+        """Whether a token can come next; if not, the grammar is complete or has failed.
+
+        End tokens that don't stop this request (`ignore_eos`), and all stop tokens before `min_tokens`, are left out
+        as long as the grammar allows anything else.
+        """
+        if self.grammar is None:
+            return True
+        stops = self.params.stop_token_ids
+        unwanted = [token for token in self.grammar.end_ids if token not in stops]
+        if self.num_outputs < self.params.min_tokens:
+            unwanted += stops
+        return self.grammar.allow(unwanted)
 
     def count(self, token: int) -> None:
         """Note a generated token."""
@@ -86,6 +113,8 @@ class SamplingState:
             self.output_counts[token].add_(1)
         if self.repetition is not None:
             self.repetition[token].fill_(self.params.repetition_penalty)
+        if self.grammar is not None:
+            self.grammar.accept(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +199,16 @@ def sample_batch(logits: torch.Tensor, states: list[SamplingState]) -> SampledBa
 
 
 def adjust(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
-    """Bias, penalties and minimum lengths of the rows that have any; the caller's logits are left alone."""
+    """Bias, penalties, minimum lengths and grammars of the rows that have any; the caller's logits are left alone."""
     rows = [row for row, state in enumerate(states) if state.adjusts]
     if not rows:
         return logits
     adjusted = logits.clone()
     for row in rows:
         _adjust_row(adjusted[row], states[row])
+    masks = {row: state.grammar.mask for row, state in enumerate(states) if state.grammar is not None}
+    if masks:
+        apply_masks(adjusted, list(masks), list(masks.values()))
     return adjusted
 
 

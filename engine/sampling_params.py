@@ -13,6 +13,7 @@ from engine.errors import ContextLengthError, InvalidRequestError
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 256
+MAX_GRAMMAR_CHARS = 1 << 20  # a front end's own bound is on what clients send, which is smaller
 MAX_TEMPERATURE = 100.0
 MIN_TEMPERATURE = 1e-5  # below this, dividing logits by it overflows float32; it means greedy
 SEED_BITS = 64
@@ -31,6 +32,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
             `ignore_eos` was asked for.
         logprobs: number of top alternatives wanted per generated token; None is no logprobs, 0 only the sampled one.
         prompt_logprobs: same for the prompt's tokens; switches prefix reuse and the tail start off.
+        grammar: what the answer must conform to, as llguidance's text (`engine.grammar`); None is anything.
     """
 
     max_tokens: int
@@ -47,6 +49,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: str | None = None
 
     @property
     def greedy(self) -> bool:
@@ -86,6 +89,10 @@ def check_sampling_params(params: SamplingParams, vocab_size: int) -> None:
     _check_ids("logit_bias", tuple(params.logit_bias), vocab_size, MAX_LOGIT_BIAS)
     for bias in params.logit_bias.values():
         _check_range("logit_bias", bias, -100.0, 100.0)
+    if params.grammar is not None and len(params.grammar) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequestError(
+            f"The grammar is longer than {MAX_GRAMMAR_CHARS} characters.", param="grammar"
+        )
 
 
 def check_token_ids(name: str, ids: list[int], vocab_size: int) -> None:

@@ -14,6 +14,7 @@ from engine.tokenizer import Tokenizer
 from server.chat_dialect import chat_dialect
 from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
+from server.grammar_trial import GrammarTrial
 from server.metrics import ServerMetrics
 from server.settings import Settings
 from server.state import AppState
@@ -43,6 +44,10 @@ def build_state(settings: Settings) -> AppState:
         settings=settings,
         client=client,
         metrics=metrics,
+        grammars=GrammarTrial(
+            [str(model_dir), str(config.vocab_size), ",".join(map(str, config.eos_token_ids))],
+            settings.grammar_timeout,
+        ),
         tokenizer=tokenizer,
         model_name=settings.model_name,
         model_config=config,

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     max_waiting_requests: int = Field(
         256, ge=0, description="Most sequences waiting beyond those running; more get 503 with Retry-After."
     )
+    grammar_timeout: float = Field(
+        2.0, gt=0, le=60, description="Seconds that a request's schema, regex or grammar may take to compile."
+    )
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

@@ -10,6 +10,7 @@ from engine.tokenizer import Tokenizer
 from server.chat_dialect import ChatDialect
 from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
+from server.grammar_trial import GrammarTrial
 from server.metrics import ServerMetrics
 from server.settings import Settings
 
@@ -28,6 +29,7 @@ class AppState:
     settings: Settings
     client: EngineClient
     metrics: ServerMetrics
+    grammars: GrammarTrial
     tokenizer: Tokenizer
     model_name: str
     model_config: ModelConfig

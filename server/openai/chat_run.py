@@ -8,6 +8,7 @@ from server.openai.answers import Answer, Usage, admit, end_tokens, make_choices
 from server.openai.chat_events import ChatEvent
 from server.openai.chat_prompt import chat_prompt, offered_tools
 from server.openai.chat_reader import ChoiceReader
+from server.openai.constraints import check_grammar, checked_constraint, constraint_of, lark_grammar
 from server.openai.errors import ApiError
 from server.openai.generation import Choice, run_choices
 from server.openai.prompts import Prompt
@@ -59,11 +60,22 @@ class ChatRun:
             raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
         prompt = await chat_prompt(state, fields.messages, fields)
         tools = offered_tools(state, fields)
-        params = _params(state, fields, len(prompt.token_ids), engine.max_model_len)
+        calls = _forced_calls(state, fields, prompt, tools)
+        if calls is None:
+            grammar = await checked_constraint(state, fields)
+        else:
+            grammar = lark_grammar(calls)
+            await check_grammar(state, grammar, "tools")
+        params = _params(state, fields, len(prompt.token_ids), engine.max_model_len, grammar)
         answer = Answer.begin(id_prefix, state.model_name)
         shown = _shown_tokens(state, tools)
         choices = make_choices(fields, answer, [prompt], [params], engine.vocab_size, shown)
-        readers = [_reader(state, fields, choice.index, prompt, tools) for choice in choices]
+        # A constraint other than on calls holds from the first token on, so nothing can be reasoning.
+        thinks = state.dialect.thinks and (grammar is None or calls is not None)
+        begun = _within_reasoning(state, prompt)
+        readers = [
+            _reader(state, fields, choice.index, tools, begun if thinks else None) for choice in choices
+        ]
         return cls(state, answer, len(prompt.token_ids), choices, readers)
 
     async def events(self) -> AsyncGenerator[ChatEvent, None]:
@@ -84,7 +96,11 @@ class ChatRun:
 
 
 def _params(
-    state: AppState, fields: ChatCompletionRequest, prompt_tokens: int, max_model_len: int
+    state: AppState,
+    fields: ChatCompletionRequest,
+    prompt_tokens: int,
+    max_model_len: int,
+    grammar: str | None,
 ) -> list[SamplingParams]:
     """Sampling parameters of the `n` choices; without a limit an answer may fill the context."""
     given = fields.max_completion_tokens or fields.max_tokens
@@ -101,21 +117,26 @@ def _params(
             seed=seed,
             logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
             prompt_logprobs=None,
+            grammar=grammar,
         )
         for choice in range(fields.n or 1)
     ]
 
 
 def _reader(
-    state: AppState, fields: ChatCompletionRequest, index: int, prompt: Prompt, tools: list[Tool]
+    state: AppState, fields: ChatCompletionRequest, index: int, tools: list[Tool], reasoning: bool | None
 ) -> ChoiceReader:
-    """How one choice's text is read."""
-    dialect, choice = state.dialect, fields.tool_choice
+    """How one choice's text is read.
+
+    Args:
+        reasoning: whether the prompt has opened it already; None if there can be none.
+    """
+    tool_format, choice = state.dialect.tools, fields.tool_choice
     named = choice is not None and choice.name is not None
     return ChoiceReader(
         index,
-        ReasoningSplitter(begun=_within_reasoning(state, prompt)) if dialect.thinks else None,
-        dialect.tools.parser(tools) if tools and dialect.tools else None,
+        None if reasoning is None else ReasoningSplitter(begun=reasoning),
+        tool_format.parser(tools) if tools and tool_format else None,
         one_call=named or fields.parallel_tool_calls is False,
     )
 
@@ -135,17 +156,22 @@ def _shown_tokens(state: AppState, tools: list[Tool]) -> frozenset[int]:
     return frozenset(dialect.special[mark] for mark in marks if mark in dialect.special)
 
 
-def call_grammar(
+def _forced_calls(
     state: AppState, fields: ChatCompletionRequest, prompt: Prompt, tools: list[Tool]
 ) -> str | None:
-    """The Lark text that forces the calls which `tool_choice` asks for; None if it forces none."""
+    """The Lark text of the calls that `tool_choice` forces; None if it forces none."""
     choice, dialect = fields.tool_choice, state.dialect
     if choice is None or choice.mode != "required" or dialect.tools is None:
         return None
-    named = [tool for tool in tools if choice.name in (None, tool.name)]
+    if constraint_of(fields) is not None:
+        raise ApiError(
+            400,
+            "response_format can't be met by an answer that has to be a tool call.",
+            param="response_format",
+        )
     return calls_grammar(
         dialect.tools.call,
-        named,
+        [tool for tool in tools if choice.name in (None, tool.name)],
         dialect.special,
         many=choice.name is None and fields.parallel_tool_calls is not False,
         thinking=THINK_END if _within_reasoning(state, prompt) else None,

@@ -19,6 +19,7 @@ from server.openai.answers import (
     respond_whole,
 )
 from server.openai.body import read_body, request_body
+from server.openai.constraints import checked_constraint
 from server.openai.errors import ApiError
 from server.openai.generation import DECODER_CONTEXT, Choice, Delta, run_choices
 from server.openai.logprobs import CompletionLogprobs
@@ -45,7 +46,8 @@ async def create_completion(request: Request, state: State) -> Response:
     if fields.suffix and fields.echo:
         raise ApiError(400, "suffix and echo can't be combined.", param="suffix")
     prompts = await completion_prompts(fields, state.tokenizer, engine.vocab_size)
-    params = [_params(state, fields, prompt, engine.max_model_len) for prompt in prompts]
+    grammar = await checked_constraint(state, fields)
+    params = [_params(state, fields, prompt, engine.max_model_len, grammar) for prompt in prompts]
     answer = Answer.begin("cmpl", state.model_name)
     choices = make_choices(fields, answer, prompts, params, engine.vocab_size)
     completion = _Completion(state, fields, answer, prompts, choices)
@@ -55,7 +57,7 @@ async def create_completion(request: Request, state: State) -> Response:
 
 
 def _params(
-    state: AppState, fields: CompletionRequest, prompt: Prompt, max_model_len: int
+    state: AppState, fields: CompletionRequest, prompt: Prompt, max_model_len: int, grammar: str | None
 ) -> list[SamplingParams]:
     """Sampling parameters of a prompt's `n` choices."""
     room = max_model_len - len(prompt.token_ids)
@@ -74,6 +76,7 @@ def _params(
             seed=seed,
             logprobs=fields.logprobs,
             prompt_logprobs=fields.logprobs if fields.echo else None,
+            grammar=grammar,
         )
         for choice in range(fields.n or 1)
     ]

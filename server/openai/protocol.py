@@ -15,6 +15,7 @@ from server.openai.chat_messages import (
     check_tool_calls,
 )
 from server.openai.checks import check_absent, check_logit_bias, check_stop
+from server.openai.constraint_fields import ResponseFormat, StructuredOutputs
 from server.openai.tools import Tool, ToolChoice, check_tool_choice, check_tools
 
 MAX_CHOICES = 128
@@ -86,6 +87,8 @@ class GenerationFields(BaseModel):
     skip_special_tokens: bool | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     cache_salt: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 class CompletionRequest(GenerationFields):

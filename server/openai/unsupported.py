@@ -63,8 +63,9 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
         if value in _NOTHING or value in _NEUTRAL.get(name, ()) or (name in _TOOLS and no_tools):
             continue
         if name in _TOOLS or name in _REFUSED or _CONSTRAINT.fullmatch(name):
+            hint = " Use structured_outputs or response_format." if _CONSTRAINT.fullmatch(name) else ""
             raise InvalidRequestError(
-                f"{name} is not supported by this server.", param=name, code="unsupported_parameter"
+                f"{name} is not supported by this server.{hint}", param=name, code="unsupported_parameter"
             )
         if name not in LABELS:
             ignored.append(name)

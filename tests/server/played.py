@@ -148,6 +148,7 @@ class Played:
                 return await work(app, state)
             finally:
                 await state.client.stop()
+                await state.grammars.close()
 
         return asyncio.run(main())
 

@@ -158,7 +158,7 @@ def test_errors_have_openai_shape(demo):
         client.completions.create(model="demo", prompt=[999999])
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(
-            model="demo", messages=[{"role": "user", "content": "x"}], response_format={"type": "json_object"}
+            model="demo", messages=[{"role": "user", "content": "x"}], response_format={"type": "json_schema"}
         )
 
 
