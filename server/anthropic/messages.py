@@ -9,14 +9,13 @@ from server.anthropic.errors import overflow
 from server.anthropic.events import MessageWriter
 from server.anthropic.protocol import CountTokensRequest, MessagesRequest
 from server.anthropic.translate import chat_fields
-from server.openai.answers import respond_events
 from server.openai.body import read_body, request_body, validate
 from server.openai.chat_prompt import chat_prompt
 from server.openai.chat_run import ChatRun
 from server.openai.disconnect import unless_disconnected
 from server.openai.models import check_model
 from server.openai.protocol import ChatCompletionRequest
-from server.openai.typed_events import run_through, typed_events
+from server.openai.typed_events import respond_typed, run_through
 from server.state import AppState, State
 
 router = APIRouter()
@@ -30,7 +29,7 @@ async def create_message(request: Request, state: State) -> Response:
     run, fills_context = await _prepare(state, chat)
     writer = MessageWriter(run.answer, run.usage, fills_context=fills_context)
     if fields.stream:
-        return await respond_events(request, typed_events(run, writer))
+        return await respond_typed(request, run, writer)
     await unless_disconnected(request.receive, run_through(run, writer))
     return JSONResponse(writer.message())
 

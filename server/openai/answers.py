@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from server.openai.generation import Choice, Delta
 from server.openai.models import check_model
 from server.openai.prompts import Prompt
 from server.openai.protocol import MAX_SEQUENCES, GenerationFields
-from server.openai.sse import DONE, EventStream, event
+from server.openai.sse import DONE, EventStream, event, failed
 from server.state import AppState
 
 Chunks = AsyncGenerator[dict[str, Any], None]
@@ -133,12 +133,14 @@ def make_choices(
 
 async def respond_streamed(request: Request, chunks: Chunks) -> Response:
     """Answer with events; errors before the first one get their own status."""
-    return await respond_events(request, _events(chunks))
+    return await respond_events(request, _events(chunks), failed)
 
 
-async def respond_events(request: Request, events: AsyncGenerator[bytes, None]) -> Response:
-    """The same for events that are already bytes."""
-    return await unless_disconnected(request.receive, EventStream.open(events))
+async def respond_events(
+    request: Request, events: AsyncGenerator[bytes, None], failure: Callable[[ApiError], bytes]
+) -> Response:
+    """The same for events that are already bytes; `failure` writes the end of a stream that can't go on."""
+    return await unless_disconnected(request.receive, EventStream.open(events, failure=failure))
 
 
 async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:

@@ -7,7 +7,6 @@ from fastapi.responses import Response
 from starlette.responses import JSONResponse
 
 from engine.errors import InvalidRequestError
-from server.openai.answers import respond_events
 from server.openai.body import read_body, request_body, validate
 from server.openai.chat_run import ChatRun
 from server.openai.disconnect import unless_disconnected
@@ -19,7 +18,7 @@ from server.openai.responses_object import Echo, text_format
 from server.openai.responses_protocol import PASSED, ResponsesRequest
 from server.openai.responses_tools import Tools, read_tools
 from server.openai.shapes import shown, wrong
-from server.openai.typed_events import run_through, typed_events
+from server.openai.typed_events import respond_typed, run_through
 from server.state import State
 
 router = APIRouter()
@@ -48,7 +47,7 @@ async def create_response(request: Request, state: State) -> Response:
     echo = Echo(run.answer, fields, chat, tools, state.generation_defaults)
     writer = ResponseWriter(echo, run.usage, state.tokenizer)
     if fields.stream:
-        return await respond_events(request, typed_events(run, writer))
+        return await respond_typed(request, run, writer)
     await unless_disconnected(request.receive, run_through(run, writer))
     return JSONResponse(writer.response)
 

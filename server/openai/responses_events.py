@@ -49,9 +49,10 @@ class ResponseWriter:
     def fail(self, error: ApiError) -> list[Event]:
         code = "server_error" if error.status >= 500 else error.code or "invalid_prompt"
         told = {"code": code, "message": error.body().error.message}
+        begun = [] if self._sent else self.begin()
         events = self._close("incomplete")
         self.response = self._echo.response("failed", self._output, usage=self._usage, error=told)
-        return self._numbered([*events, {"type": "response.failed", "response": self.response}])
+        return [*begun, *self._numbered([*events, {"type": "response.failed", "response": self.response}])]
 
     def _text(self, text: str, logprobs: list[dict[str, Any]]) -> list[Event]:
         item, events = self._open, []

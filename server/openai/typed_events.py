@@ -8,9 +8,13 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from fastapi import Request
+from fastapi.responses import Response
+
+from server.openai.answers import respond_events
 from server.openai.chat_events import ChatEvent
 from server.openai.chat_run import ChatRun
-from server.openai.errors import ApiError, log_if_bug, to_api_error
+from server.openai.errors import ApiError
 from server.openai.sse import event
 
 Event = dict[str, Any]
@@ -29,26 +33,28 @@ class Writer(Protocol):
         ...
 
     def fail(self, error: ApiError) -> list[Event]:
-        """The end of an answer that could not be finished."""
+        """The end of an answer that could not be finished, or not even begun."""
         ...
 
 
-async def typed_events(run: ChatRun, writer: Writer) -> AsyncGenerator[bytes, None]:
-    """The answer as ready bytes. Nothing is sent before the engine's first word, so that a failure until then is still
-    raised and gets a real HTTP status; a later one is written as an event."""
+async def respond_typed(request: Request, run: ChatRun, writer: Writer) -> Response:
+    """Answer with events. Nothing is sent before the engine's first word, so that a failure until then has its HTTP
+    status."""
+
+    def failure(error: ApiError) -> bytes:
+        return _frames(writer.fail(error))
+
+    return await respond_events(request, _typed_events(run, writer), failure)
+
+
+async def _typed_events(run: ChatRun, writer: Writer) -> AsyncGenerator[bytes, None]:
     begun = False
-    try:
-        async with aclosing(run.events()) as chat_events:
-            async for chat_event in chat_events:
-                opening = [] if begun else writer.begin()
-                begun = True
-                if part := _frames([*opening, *writer.feed(chat_event)]):
-                    yield part
-    except Exception as error:
-        if not begun:
-            raise
-        log_if_bug(error)
-        yield _frames(writer.fail(to_api_error(error)))
+    async with aclosing(run.events()) as chat_events:
+        async for chat_event in chat_events:
+            opening = [] if begun else writer.begin()
+            begun = True
+            if part := _frames([*opening, *writer.feed(chat_event)]):
+                yield part
 
 
 async def run_through(run: ChatRun, writer: Writer) -> None:

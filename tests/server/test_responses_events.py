@@ -223,3 +223,9 @@ def test_a_failure_ends_the_open_item(error: ApiError, code: str) -> None:
     response = events[-1]["response"]
     assert (response["status"], response["error"]["code"]) == ("failed", code)
     assert response["output"][0]["status"] == "incomplete"
+
+
+def test_a_failure_before_anything_is_begun() -> None:
+    events = make_writer().fail(ApiError(500, "broken"))
+    check_order(events)
+    assert [event["type"] for event in events[2:]] == ["response.failed"]
