@@ -8,7 +8,7 @@ import math
 
 import msgspec
 
-from engine.errors import InvalidRequestError
+from engine.errors import ContextLengthError, InvalidRequestError
 
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
@@ -136,15 +136,16 @@ def check_context_length(prompt_tokens: int, max_tokens: int, max_model_len: int
     The wording is what LiteLLM, LangChain, OpenHands and Aider look for; a test keeps it frozen.
 
     Raises:
-        InvalidRequestError: with code ``context_length_exceeded``.
+        ContextLengthError: with code ``context_length_exceeded``.
     """
     if prompt_tokens + max_tokens > max_model_len:
         requested = f" and requested {max_tokens} completion tokens" if max_tokens else ""
-        raise InvalidRequestError(
+        raise ContextLengthError(
             f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains "
             f"{prompt_tokens} tokens{requested}. Please reduce the length of the {param}.",
             param=param,
-            code="context_length_exceeded",
+            prompt_tokens=prompt_tokens,
+            max_model_len=max_model_len,
         )
 
 

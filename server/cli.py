@@ -64,6 +64,10 @@ def serve(
     model: Annotated[str | None, _MODEL] = None,
     served_model_name: Annotated[str | None, _option("served_model_name", MODEL, "NAME")] = None,
     chat_template: Annotated[Path | None, _option("chat_template", MODEL, "FILE")] = None,
+    tool_call_parser: Annotated[
+        str | None, _option("tool_call_parser", MODEL, "auto|none|hermes|qwen3_coder|iquest")
+    ] = None,
+    reasoning_parser: Annotated[str | None, _option("reasoning_parser", MODEL, "auto|none|think")] = None,
     model_overrides: Annotated[str | None, _option("model_overrides", MODEL, "JSON")] = None,
     host: Annotated[str | None, _option("host", SERVER, "ADDRESS")] = None,
     port: Annotated[int | None, _option("port", SERVER)] = None,

@@ -29,6 +29,8 @@ DEMO_MODEL = Path(__file__).resolve().parents[1] / "models" / "demo"
 MAX_TEXT_FILE_BYTES = 1 << 20
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+ToolCallParserName = Literal["auto", "none", "hermes", "qwen3_coder", "iquest"]
+ReasoningParserName = Literal["auto", "none", "think"]
 SizeInBytes = Annotated[ByteSize, Field(gt=0)]
 
 
@@ -47,6 +49,13 @@ class Settings(BaseSettings):
         {}, description="JSON object merged over config.json, to settle contested readings."
     )
     chat_template: Path | None = Field(None, description="Jinja file used instead of the model's template.")
+    tool_call_parser: ToolCallParserName = Field(
+        "auto", description="Format in which the model writes tool calls. Default: what its template shows."
+    )
+    reasoning_parser: ReasoningParserName = Field(
+        "auto",
+        description="Whether reasoning between <think> marks is split off. Default: if the template has them.",
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from engine.config import GenerationDefaults, ModelConfig
 from engine.tokenizer import Tokenizer
+from server.chat_dialect import ChatDialect
 from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
 from server.grammar_trial import GrammarTrial
@@ -21,6 +22,7 @@ class AppState:
     Attributes:
         model_name: the id clients give in `model` and see in `/v1/models`.
         chat_template: from `--chat-template` or the model; None if there is neither.
+        dialect: how the model's chat answers are read.
         created: Unix time of the start, for `/v1/models`.
     """
 
@@ -33,6 +35,7 @@ class AppState:
     model_config: ModelConfig
     generation_defaults: GenerationDefaults
     chat_template: ChatTemplate | None
+    dialect: ChatDialect
     created: int
 
 

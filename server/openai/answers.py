@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from server.openai.generation import Choice, Delta
 from server.openai.models import check_model
 from server.openai.prompts import Prompt
 from server.openai.protocol import MAX_SEQUENCES, GenerationFields
-from server.openai.sse import DONE, EventStream, event
+from server.openai.sse import DONE, EventStream, event, failed
 from server.state import AppState
 
 Chunks = AsyncGenerator[dict[str, Any], None]
@@ -66,7 +66,9 @@ class Answer:
 
     @classmethod
     def begin(cls, prefix: str, model: str) -> "Answer":
-        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model)
+        """A fresh id; a prefix that brings its own ``_`` (``msg_``) gets no ``-``."""
+        join = "" if prefix.endswith("_") else "-"
+        return cls(f"{prefix}{join}{uuid.uuid4().hex}", int(time.time()), model)
 
     def object(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None = None) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -108,6 +110,7 @@ def make_choices(
     prompts: list[Prompt],
     params: list[list[SamplingParams]],
     vocab: int,
+    shown_tokens: frozenset[int] = frozenset(),
 ) -> list[Choice]:
     """The engine requests of one answer: for each prompt, one choice per entry of its `params`."""
     count = sum(len(group) for group in params)
@@ -132,6 +135,7 @@ def make_choices(
                     fields.stop,
                     include_stop=bool(fields.include_stop_str_in_output),
                     skip_special_tokens=fields.skip_special_tokens is not False,
+                    shown_tokens=shown_tokens,
                 )
             )
     return choices
@@ -139,7 +143,14 @@ def make_choices(
 
 async def respond_streamed(request: Request, chunks: Chunks) -> Response:
     """Answer with events; errors before the first one get their own status."""
-    return await unless_disconnected(request.receive, EventStream.open(_events(chunks)))
+    return await respond_events(request, _events(chunks), failed)
+
+
+async def respond_events(
+    request: Request, events: AsyncGenerator[bytes, None], failure: Callable[[ApiError], bytes]
+) -> Response:
+    """The same for events that are already bytes; `failure` writes the end of a stream that can't go on."""
+    return await unless_disconnected(request.receive, EventStream.open(events, failure=failure))
 
 
 async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
