@@ -77,7 +77,7 @@ def read_tools(tools: object, choice: object) -> Tools:
     out = Tools()
     for index, tool in enumerate(objects([] if tools is None else tools, "tools", MAX_TOOLS)):
         if isinstance(tool.get("type"), str) and tool["type"] in LEFT_OUT:
-            logger.warning("left out a tool of type %s, which this server does not have", tool["type"])
+            logger.debug("left out a tool of type %s, which this server does not have", tool["type"])
             continue
         out.given.append(tool)
         for name, function in _functions(tool, f"tools.{index}"):
