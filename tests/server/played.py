@@ -45,18 +45,19 @@ Script = Callable[[Request], Iterable[RequestOutput]]
 class PlayedHost:
     """Satisfies `engine.host.EngineHost`: answers each request with all its outputs at once."""
 
-    def __init__(self, script: Script, *, ready: bool = True) -> None:
+    def __init__(self, script: Script, *, ready: bool = True, max_model_len: int = MAX_MODEL_LEN) -> None:
         self.inbox = Inbox()
         self.sent: list[ToEngine] = []
         self._script = script
         self._ready = ready
+        self._max_model_len = max_model_len
 
     async def start(self) -> None:
         if self._ready:
             self.inbox.put(
                 EngineReady(
                     protocol_version=PROTOCOL_VERSION,
-                    max_model_len=MAX_MODEL_LEN,
+                    max_model_len=self._max_model_len,
                     vocab_size=VOCAB_SIZE,
                     num_parameters=1,
                     num_loops=2,
@@ -101,15 +102,16 @@ class Played:
     script: Script
     ready: bool = True
     served_name: str = "tiny"
+    max_model_len: int = MAX_MODEL_LEN
     settings: dict[str, Any] = field(default_factory=dict)
     host: PlayedHost = field(init=False)
     change: Callable[[AppState], AppState] = lambda state: state
 
     def __post_init__(self) -> None:
-        self.host = PlayedHost(self.script, ready=self.ready)
+        self.host = PlayedHost(self.script, ready=self.ready, max_model_len=self.max_model_len)
 
     def state(self) -> AppState:
-        self.host = PlayedHost(self.script, ready=self.ready)
+        self.host = PlayedHost(self.script, ready=self.ready, max_model_len=self.max_model_len)
         state = build_state(
             Settings(model=str(self.checkpoint), served_model_name=self.served_name, **self.settings)
         )
