@@ -12,6 +12,15 @@ from server.openai.errors import ApiError
 from server.openai.typed_events import Event
 
 PING = {"type": "ping"}
+_OPENAI_COUNTS = frozenset(
+    [
+        "prompt_tokens",
+        "prompt_tokens_details",
+        "completion_tokens",
+        "completion_tokens_details",
+        "total_tokens",
+    ]
+)
 _DELTAS = {
     "text": ("text_delta", "text"),
     "thinking": ("thinking_delta", "thinking"),
@@ -124,14 +133,17 @@ class MessageWriter:
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """Token counts in Anthropic's sense: what came from the cache is not among the input tokens."""
+    """Token counts in Anthropic's sense: what came from the cache is not among the input tokens. What this server
+    counts beside OpenAI's keeps its own name."""
     counts = usage.as_object()
     cached = counts["prompt_tokens_details"]["cached_tokens"]
+    own = {name: value for name, value in counts.items() if name not in _OPENAI_COUNTS}
     return {
         "input_tokens": counts["prompt_tokens"] - cached,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
         "output_tokens": counts["completion_tokens"],
+        **own,
     }
 
 

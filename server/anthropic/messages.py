@@ -54,9 +54,8 @@ async def _prepare(state: AppState, chat: ChatCompletionRequest) -> tuple[ChatRu
     """
     try:
         return await ChatRun.prepare(state, chat, "msg_"), False
-    except ContextLengthError:
-        fitting = chat.model_copy(update={"max_completion_tokens": None})
-    try:
-        return await ChatRun.prepare(state, fitting, "msg_"), True
     except ContextLengthError as error:
-        raise overflow(error) from None
+        if error.prompt_tokens >= error.max_model_len:
+            raise overflow(error) from None
+    fitting = chat.model_copy(update={"max_completion_tokens": None})
+    return await ChatRun.prepare(state, fitting, "msg_"), True

@@ -35,6 +35,8 @@ class PromptFields(BaseModel):
     thinking: Annotated[dict[str, Any], Field(max_length=8)] | None = None
     output_config: OutputConfig | None = None
     output_format: Annotated[dict[str, Any], Field(max_length=8)] | None = None
+    context_management: Any = None
+    """Claude Code asks for old thinking to be dropped, which templates do anyway; nothing is made of it."""
     mcp_servers: Any = None
     container: Any = None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.errors import InvalidRequestError
 from server.anthropic.protocol import MessagesRequest, PromptFields
-from server.openai.shapes import objects, optional_text, shown, text, wrong
+from server.openai.shapes import objects, optional_text, shallow, shown, text, wrong
 
 MAX_MESSAGES = 16384
 MAX_BLOCKS = 4096
@@ -164,6 +164,7 @@ def _tool_use(block: dict[str, Any], where: str) -> dict[str, Any]:
     arguments = block.get("input")
     if not isinstance(arguments, dict):
         wrong(f"{where}.input", "must be an object")
+    shallow(arguments, f"{where}.input")
     function = {"name": text(block, "name", where), "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": text(block, "id", where), "type": "function", "function": function}
 

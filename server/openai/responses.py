@@ -17,7 +17,7 @@ from server.openai.responses_input import read_input
 from server.openai.responses_object import Echo, text_format
 from server.openai.responses_protocol import PASSED, ResponsesRequest
 from server.openai.responses_tools import Tools, read_tools
-from server.openai.shapes import shown, wrong
+from server.openai.shapes import shallow, shown, wrong
 from server.openai.typed_events import respond_typed, run_through
 from server.state import State
 
@@ -87,6 +87,7 @@ def _chat_fields(fields: ResponsesRequest, tools: Tools) -> dict[str, Any]:
 
 def _response_format(given: dict[str, Any]) -> dict[str, Any] | None:
     """Chat completions' nested form of a format."""
+    shallow(given, "text.format")
     match given.get("type"):
         case "text":
             return None

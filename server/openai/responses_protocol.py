@@ -86,6 +86,8 @@ class ResponsesRequest(BaseModel):
     service_tier: Name | None = None
     prompt_cache_key: Label | None = None
     safety_identifier: Label | None = None
+    client_metadata: Any = None
+    """Codex describes itself in it; nothing is made of it."""
 
     temperature: Any = None
     top_p: Any = None

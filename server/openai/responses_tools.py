@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequestError
-from server.openai.shapes import objects, optional_text, shown, text, wrong
+from server.openai.shapes import objects, optional_text, shallow, shown, text, wrong
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,11 @@ def read_tools(tools: object, choice: object) -> Tools:
         InvalidRequestError: a tool that can't be had here, or a malformed one.
     """
     out = Tools()
+    shallow(tools, "tools")
+    shallow(choice, "tool_choice")
     for index, tool in enumerate(objects([] if tools is None else tools, "tools", MAX_TOOLS)):
         if isinstance(tool.get("type"), str) and tool["type"] in LEFT_OUT:
-            logger.warning("left out a tool of type %s, which this server does not have", tool["type"])
+            logger.debug("left out a tool of type %s, which this server does not have", tool["type"])
             continue
         out.given.append(tool)
         for name, function in _functions(tool, f"tools.{index}"):

@@ -4,11 +4,14 @@ For lists whose entries have many shapes (items of a conversation, content parts
 every shape and report on each.
 """
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from engine.errors import InvalidRequestError
 
 MAX_SHOWN = 64
+MAX_DEPTH = 96
+"""Levels of nesting in what is kept as it is, such as a schema: what writes it again would stop at some depth."""
 
 
 def wrong(where: str, problem: str) -> NoReturn:
@@ -52,3 +55,19 @@ def optional_text(entry: dict[str, Any], name: str, where: str) -> str | None:
 def shown(value: object) -> str:
     """A client's own word, short and harmless enough for an error message."""
     return ascii(value)[:MAX_SHOWN]
+
+
+def shallow(value: object, where: str) -> None:
+    """Any JSON, but not nested too deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for one in level for child in _children(one)]
+        if not level:
+            return
+    wrong(where, f"is nested more than {MAX_DEPTH} deep")
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -109,7 +109,7 @@ class Played:
     change: Callable[[AppState], AppState] = lambda state: state
 
     def __post_init__(self) -> None:
-        self.host = PlayedHost(self.script, ready=self.ready)
+        self.host = PlayedHost(self.script, ready=self.ready, max_model_len=self.max_model_len)
 
     def state(self) -> AppState:
         self.host = PlayedHost(self.script, ready=self.ready, max_model_len=self.max_model_len)

@@ -15,13 +15,17 @@ from server.state import AppState
 from tests.server.asgi import call
 from tests.server.played import MAX_MODEL_LEN, Played, says
 from tests.server.test_chat import ASK, turn
-from tests.server.test_responses import DEEP, breaks_after
+from tests.server.test_responses import DEEP, breaks_after, encoded
 from tests.server.typed import typed_stream
 
 URL, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 HI = {"role": "user", "content": "hi"}
 BODY = {"model": "tiny", "max_tokens": 20, "messages": [HI]}
 MAX_REPLY = 4096
+DEEP_CALL = {
+    "role": "assistant",
+    "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {"a": DEEP}}],
+}
 Make = Callable[..., Played]
 
 
@@ -198,12 +202,16 @@ def test_a_body_that_is_no_error_object_is_rewritten_too() -> None:
         *({"tool_choice": "auto"}, {"tool_choice": DEEP}, {"thinking": 7}, {"metadata": [1]}),
         *({"stream": "yes"}, {"model": 7}, {"output_config": {"format": DEEP}}, {"seed": "1"}),
         *({"messages": [{"role": "user", "content": [{"type": "x" * 100_000}]}]},),
+        *(
+            {"messages": [DEEP_CALL, HI]},
+            {"tools": [{"name": "f", "input_schema": {"type": "object", "x": DEEP}}]},
+        ),
         *({"messages": [{"role": "x" * 100_000, "content": ""}]}, {"service_tier": "x" * 1000}),
     ],
 )
 def test_hostile_bodies(played: Make, body: dict[str, Any]) -> None:
     server = played()
-    response = server.ask(URL, {**BODY, **body})
+    response = server.ask(URL, content=encoded({**BODY, **body}))
     text = check_error(response, 400, "invalid_request_error")
     assert "x" * 201 not in text
     assert server.host.requests == []

@@ -1,5 +1,6 @@
 """`/v1/responses` over a scripted engine."""
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -158,9 +159,13 @@ def test_another_model_is_404(played: Make) -> None:
     assert response.json()["error"]["code"] == "model_not_found"
 
 
-DEEP: Any = "x"
-for _ in range(100):
-    DEEP = [DEEP]
+DEEP = "deep"
+"""Stands for a list nested deeper than Python's own encoder could write."""
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    nested = "[" * 1000 + "]" * 1000
+    return json.dumps(body).replace(f'"{DEEP}"', nested).encode()
 
 
 @pytest.mark.parametrize(
@@ -200,13 +205,16 @@ for _ in range(100):
         ({"input": "a", "reasoning": {"effort": 3}}, "reasoning.effort"),
         ({"input": "a", "tools": [{"type": "file_search"}]}, "tools.0.type"),
         ({"input": "a", "tools": {}}, "tools"),
+        ({"input": "a", "tools": [{"type": "function", "name": "f", "x": DEEP}]}, "tools"),
+        ({"input": "a", "tool_choice": {"type": "function", "name": "f", "x": DEEP}}, "tool_choice"),
+        ({"input": "a", "text": {"format": {"type": "text", "x": DEEP}}}, "text.format"),
         ({"input": "a", "tool_choice": 3}, "tool_choice"),
         ({"input": "a", "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
 def test_what_is_refused(played: Make, body: dict[str, Any], param: str) -> None:
     server = played()
-    response = server.ask(URL, body)
+    response = server.ask(URL, content=encoded(body))
     assert response.status_code == 400, response.text
     assert len(response.content) < MAX_REPLY
     assert response.json()["error"]["param"] == param
