@@ -49,7 +49,7 @@ def _probed(model: LoopedModel, layout: LoopLayout, placement: Placement, max_mo
     )
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (count,), generator=generator).tolist()
-    sequence = Sequence("probe", tokens, count, cache_salt="", priority=0, every_position=True)
+    sequence = Sequence("probe", tokens, count, layout, every_position=True)
     runner = ModelRunner(model, layout, state, placement.device, Followers())
     scheduler.add(sequence)
     while len(sequence) == count:

@@ -30,7 +30,7 @@ class DecodeLimits:
     """What decode batches of one engine look like at most.
 
     Attributes:
-        rows_per_sequence: rows of a decoding sequence: R, or 1 if loops run one after another.
+        rows_per_sequence: most rows of a decoding sequence: R, or 1 if loops run one after another.
         window_blocks: entries of a window's block table.
         tiling: of the kernel backend.
     """
@@ -122,12 +122,8 @@ class DecodeGraphs:
         return output[static.logit_rows[: len(batch.logit_rows)]]
 
     def _shape_for(self, batch: RowBatch) -> DecodeShape | None:
-        limits, sequences = self.limits, len(batch.tiles)
-        if batch.num_decode_tiles < sequences or len(batch.positions) != sequences * limits.rows_per_sequence:
-            return None
-        if bool((batch.tiles[:, 2] - batch.tiles[:, 1] != limits.rows_per_sequence).any()):
-            return None
-        if batch.window_tables.shape[-1] > limits.window_blocks:
+        sequences = len(batch.tiles)
+        if batch.num_decode_tiles < sequences or batch.window_tables.shape[-1] > self.limits.window_blocks:
             return None
         context = int(batch.positions.max()) + 1
         fitting = (s for s in self.shapes if s.sequences >= sequences and s.context >= context)
@@ -163,7 +159,7 @@ class DecodeGraphs:
             window_tables=zeros(sequences, later, limits.window_blocks),
             window_first=zeros(sequences, later),
             window_floor=zeros(sequences, later),
-            logit_rows=zeros(sequences),
+            logit_rows=zeros(rows),  # a sequence may want those of all its loops
             window=limits.window,
             num_decode_tiles=sequences,
         )

@@ -24,6 +24,7 @@ from engine.messages import (
 logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.1  # also the longest silence of an idle engine's heartbeat
+COMPILING_WAIT_S = 0.005  # between two looks at whether a grammar is ready
 EXIT_OK = 0
 EXIT_MODEL_ERROR = 2
 EXIT_CRASHED = 70
@@ -38,6 +39,9 @@ class Core(Protocol):
 
     @property
     def has_work(self) -> bool: ...
+
+    @property
+    def compiling(self) -> bool: ...
 
     def ready(self) -> EngineReady: ...
 
@@ -83,7 +87,7 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
     was_working = False
     while True:
         outputs: list[RequestOutput] = []
-        for message in receive(0.0 if core.has_work else IDLE_WAIT_S):
+        for message in receive(_patience(core)):
             if isinstance(message, Shutdown):
                 return
             outputs += _apply(core, message)
@@ -97,6 +101,13 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
             send(StepOutputs(outputs, _stats(core, seconds)))
         was_working = working
         beat()
+
+
+def _patience(core: Core) -> float:
+    """Seconds that the next message may be waited for."""
+    if core.has_work:
+        return 0.0
+    return COMPILING_WAIT_S if core.compiling else IDLE_WAIT_S
 
 
 def _stats(core: Core, step_seconds: float) -> EngineStats:

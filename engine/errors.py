@@ -39,5 +39,19 @@ class InvalidRequestError(LoopserveError):
         self.code = code
 
 
+class ContextLengthError(InvalidRequestError):
+    """A prompt and the tokens wanted after it don't fit into one sequence.
+
+    Attributes:
+        prompt_tokens: length of the prompt.
+        max_model_len: what a sequence may have.
+    """
+
+    def __init__(self, message: str, *, param: str, prompt_tokens: int, max_model_len: int) -> None:
+        super().__init__(message, param=param, code="context_length_exceeded")
+        self.prompt_tokens = prompt_tokens
+        self.max_model_len = max_model_len
+
+
 class EngineDeadError(LoopserveError):
     """The engine process ended or stopped making progress while a request was in flight."""

@@ -19,6 +19,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tr
         prompt_token_ids: the whole prompt, at least one token.
         priority: lower is served earlier; see `scheduler.policy` for what a step of priority is worth.
         cache_salt: prompts with different salts never share cached blocks.
+        num_loops: loops to run for this sequence, at most the model's R; None is R.
     """
 
     request_id: str
@@ -26,6 +27,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tr
     params: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    num_loops: int | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -57,9 +59,12 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         token_ids: new tokens, at most one per step. A stop token that ended the sequence is included.
         logprobs: one per new token, when asked for.
         prompt_logprobs: one per prompt token (None for the first), sent once, when asked for.
+        loop_logprobs: per new token, the log-probability that each loop would have given it, when asked for; the first
+            loop's first, the last the same number as in `logprobs`.
         finish_reason: None while running; "stop", "length", or "error".
         stop_token_id: the stop token that ended the sequence, if one did.
         cached_tokens: prompt tokens whose shared K/V came from the prefix cache.
+        num_loops: loops that this request runs; 0 if it was refused.
         error: text for the client when `finish_reason` is "error".
         invalid: True if `error` is the request's own fault (HTTP 400), False if ours (HTTP 500).
     """
@@ -73,6 +78,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     cached_tokens: int = 0
     error: str | None = None
     invalid: bool = False
+    loop_logprobs: list[list[float]] | None = None
+    num_loops: int = 0
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -14,11 +14,16 @@ from scheduler.step_plan import RowSegment, StepPlan
 
 @dataclass(frozen=True, slots=True)
 class LogitRow:
-    """A row whose logits are wanted: those after `position` of `sequence`."""
+    """A row whose logits are wanted: those that `loop` gives after `position` of `sequence`."""
 
     row: int
     sequence: Sequence
+    loop: int
     position: int
+
+    @property
+    def is_last_loop(self) -> bool:
+        return self.loop == self.sequence.layout.num_loops - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +62,25 @@ class SequenceRows:
 def build_row_batch(
     step: StepPlan, layout: LoopLayout, wanted: BatchFormat
 ) -> tuple[RowBatch, list[LogitRow]]:
-    """Flatten a non-empty step plan, on the host; row order is segment order."""
+    """Flatten a non-empty step plan, on the host; row order is segment order.
+
+    Args:
+        layout: the model's; a sequence may have fewer loops.
+    """
     segments = step.segments
     sequences = _sequences(segments)
     positions = np.concatenate([np.arange(segment.start, segment.stop) for segment in segments])
-    loops = np.repeat([segment.loop for segment in segments], [segment.num_rows for segment in segments])
+    row_counts = [segment.num_rows for segment in segments]
+    loops = np.repeat([segment.loop for segment in segments], row_counts)
+    passes_on = np.repeat([s.loop < s.sequence.layout.num_loops - 1 for s in segments], row_counts)
     slots = np.concatenate([_cache_slots(segment, layout.block_size) for segment in segments])
     at_block_end = (positions + 1) % layout.block_size == 0
-    snapshots = at_block_end & (slots >= 0) & (loops < layout.num_loops - 1) & wanted.keeps_snapshots
+    snapshots = at_block_end & (slots >= 0) & passes_on & wanted.keeps_snapshots
     tiles, num_decode_tiles = _tiles(sequences, wanted.tiling.tile_rows)
     parts, part_starts = _parts(tiles[:num_decode_tiles], positions, wanted.tiling)
-    logit_rows = _logit_rows(sequences, layout.num_loops - 1)
+    logit_rows = [row for rows in sequences for row in _logit_rows(rows)]
     later_loops = range(1, layout.num_loops)
-    window_tables = [s.sequence.tables[loop] for s in sequences for loop in later_loops]
+    windows = [_window(s.sequence, loop) for s in sequences for loop in later_loops]
     batch = RowBatch(
         token_ids=_tensor([token for s in segments for token in s.sequence.tokens[s.start : s.stop]]),
         positions=_tensor(positions),
@@ -86,10 +97,10 @@ def build_row_batch(
         parts=_tensor(parts),
         part_starts=_tensor(part_starts),
         shared_tables=_tensor(_padded([s.sequence.tables[0] for s in sequences])),
-        window_tables=_tensor(_padded(window_tables).reshape(len(sequences), len(later_loops), -1))
+        window_tables=_tensor(_padded(windows).reshape(len(sequences), len(later_loops), -1))
         if later_loops
         else torch.zeros(len(sequences), 0, 1, dtype=torch.int32),
-        window_first=_tensor([[s.sequence.tables[loop].first for loop in later_loops] for s in sequences]),
+        window_first=_tensor([table.first for table in windows]).view(len(sequences), len(later_loops)),
         window_floor=_tensor([[_floor(s.sequence, loop) for loop in later_loops] for s in sequences]),
         logit_rows=_tensor([row.row for row in logit_rows]),
         window=wanted.window,
@@ -156,24 +167,32 @@ def _parts(decode_tiles: np.ndarray, positions: np.ndarray, tiling: Tiling) -> t
     return np.stack([tiles, np.arange(len(tiles)) - starts[tiles]], axis=1), starts
 
 
-def _logit_rows(sequences: list[SequenceRows], last_loop: int) -> list[LogitRow]:
-    """The newest position of each sequence, and every prompt position if prompt logprobs are owed."""
-    wanted = []
-    for rows in sequences:
-        segment, sequence = rows.segments[-1], rows.sequence
-        if segment.loop != last_loop:
-            continue
-        first = rows.first_row + rows.num_rows - segment.num_rows
-        for position in range(segment.start, segment.stop):
-            newest = position == len(sequence) - 1
-            if newest or (sequence.every_position and position < sequence.num_prompt_tokens - 1):
-                wanted.append(LogitRow(first + position - segment.start, sequence, position))
+def _logit_rows(rows: SequenceRows) -> list[LogitRow]:
+    """The last loop's row of the newest position, and of every prompt position if prompt logprobs are owed.
+
+    Of the earlier loops the newest position's, if the request wants to know what each loop would have said.
+    """
+    sequence, first, wanted = rows.sequence, rows.first_row, []
+    newest, last_loop = len(sequence) - 1, sequence.layout.num_loops - 1
+    for segment in rows.segments:
+        positions = [newest] if segment.stop > newest else []
+        if segment.loop < last_loop:
+            positions = positions if sequence.every_loop else []
+        elif sequence.every_position:
+            positions = [*range(segment.start, min(segment.stop, sequence.num_prompt_tokens - 1)), *positions]
+        wanted += [LogitRow(first + p - segment.start, sequence, segment.loop, p) for p in positions]
+        first += segment.num_rows
     return wanted
+
+
+def _window(sequence: Sequence, loop: int) -> BlockTable:
+    """Table of a later loop's window, an empty one for a loop that the sequence does not have."""
+    return sequence.tables[loop] if loop < sequence.layout.num_loops else BlockTable()
 
 
 def _floor(sequence: Sequence, loop: int) -> int:
     assert sequence.plan is not None
-    return sequence.plan.window_floor(loop)
+    return sequence.plan.window_floor(loop) if loop < sequence.layout.num_loops else 0
 
 
 def _padded(tables: list[BlockTable]) -> np.ndarray:

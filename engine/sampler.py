@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from engine.grammar_mask import apply_masks
+from engine.grammar_state import GrammarState
 from engine.messages import TokenLogprob
 from engine.sampling_params import MAX_LOGPROBS, SamplingParams
 
@@ -38,6 +40,7 @@ class SamplingState:
         repetition: float32 ``[vocab]``, the penalty at tokens of the prompt and the answer, 1 elsewhere; None without.
         bias: int64 ids and float32 values to add; None without logit bias.
         stop_ids: int64, masked until `min_tokens` exist; None if there are none.
+        grammar: what the answer must conform to; its mask is put on last, so nothing else can break it.
     """
 
     params: SamplingParams
@@ -46,13 +49,19 @@ class SamplingState:
     repetition: torch.Tensor | None = None
     bias: tuple[torch.Tensor, torch.Tensor] | None = None
     stop_ids: torch.Tensor | None = None
+    grammar: GrammarState | None = None
 
     @classmethod
     def begin(
-        cls, params: SamplingParams, prompt: list[int], vocab_size: int, device: torch.device
+        cls,
+        params: SamplingParams,
+        prompt: list[int],
+        vocab_size: int,
+        device: torch.device,
+        grammar: GrammarState | None = None,
     ) -> "SamplingState":
         """State before the first token."""
-        state = cls(params)
+        state = cls(params, grammar=grammar)
         if params.presence_penalty or params.frequency_penalty:
             state.output_counts = torch.zeros(vocab_size, device=device)
         if params.repetition_penalty != 1.0:
@@ -67,7 +76,10 @@ class SamplingState:
 
     @property
     def masks_stops(self) -> bool:
-        return self.stop_ids is not None and self.num_outputs < self.params.min_tokens
+        """Whether stop tokens are barred; a grammar's mask sees to that itself, where it can."""
+        return (
+            self.stop_ids is not None and self.grammar is None and self.num_outputs < self.params.min_tokens
+        )
 
     @property
     def adjusts(self) -> bool:
@@ -77,7 +89,22 @@ class SamplingState:
             or self.repetition is not None
             or self.bias is not None
             or self.masks_stops
+            or self.grammar is not None
         )
+
+    def may_draw(self) -> bool:
+        """Whether a token can come next; if not, the grammar is complete or has failed.
+
+        End tokens that don't stop this request (`ignore_eos`), and all stop tokens before `min_tokens`, are left out
+        as long as the grammar allows anything else.
+        """
+        if self.grammar is None:
+            return True
+        stops = self.params.stop_token_ids
+        unwanted = [token for token in self.grammar.end_ids if token not in stops]
+        if self.num_outputs < self.params.min_tokens:
+            unwanted += stops
+        return self.grammar.allow(unwanted)
 
     def count(self, token: int) -> None:
         """Note a generated token."""
@@ -86,14 +113,22 @@ class SamplingState:
             self.output_counts[token].add_(1)
         if self.repetition is not None:
             self.repetition[token].fill_(self.params.repetition_penalty)
+        if self.grammar is not None:
+            self.grammar.accept(token)
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A token wanted after row `row` of the logits."""
+    """A token wanted after row `row` of the logits.
+
+    Attributes:
+        loop_logits: float32 ``[vocab]`` of every loop, the last one's equal to `row`, if the request asks what each
+            loop would have given the token.
+    """
 
     row: int
     state: SamplingState
+    loop_logits: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +142,11 @@ class KnownToken:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A drawn token, None if the logits are not numbers, and its log-probability if the request wants it."""
+    """A drawn token, None if the logits are not numbers, and its log-probabilities if the request wants them."""
 
     token: int | None
     logprob: TokenLogprob | None
+    loop_logprobs: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,21 +178,36 @@ def sample_step(
         rows = [draws[i].row for i in scored] + [token.row for token in known]
         prompt_tokens = _upload([token.token for token in known], torch.int64, logits.device)
         tensors += score(logits, rows, torch.cat([_select(batch.tokens, scored), prompt_tokens]), any(tops))
+    per_loop = [i for i, draw in enumerate(draws) for _ in draw.loop_logits]
+    if per_loop:
+        tensors.append(_score_loops(draws, _select(batch.tokens, per_loop)))
     tokens, broken, *scores = to_host(tensors)
+    by_loop: dict[int, list[float]] = {}
+    if per_loop:
+        for i, logprob in zip(per_loop, scores.pop().tolist(), strict=True):
+            by_loop.setdefault(i, []).append(logprob)
     entries = _entries(scores, tops) if tops else []
     drawn = dict(zip(scored, entries, strict=False))
     samples = [
-        Sample(None, None) if is_broken else Sample(token, drawn.get(i))
+        Sample(None, None) if is_broken else Sample(token, drawn.get(i), by_loop.get(i))
         for i, (token, is_broken) in enumerate(zip(tokens.tolist(), broken.tolist(), strict=True))
     ]
     return samples, entries[len(scored) :]
 
 
+def _score_loops(draws: list[Draw], tokens: torch.Tensor) -> torch.Tensor:
+    """float32, the log-probability of each of `tokens` under each of the draws' `loop_logits`, in that order."""
+    logits = torch.stack([row for draw in draws for row in draw.loop_logits])
+    return score(logits, list(range(len(logits))), tokens, with_top=False)[1]
+
+
 def sample_batch(logits: torch.Tensor, states: list[SamplingState]) -> SampledBatch:
     """Choose the next token of each row of float32 ``[n, vocab]`` logits; row i belongs to ``states[i]``."""
     adjusted = adjust(logits, states)
-    peaks = adjusted.amax(dim=1)
-    broken = peaks - peaks != 0  # NaN - NaN and inf - inf are NaN, which differs from 0
+    peaks = adjusted.max(dim=1)  # the first of equals, as argmax, but faster on a CPU
+    broken = peaks.values - peaks.values != 0  # NaN - NaN and inf - inf are NaN, which differs from 0
+    if all(state.params.greedy for state in states):
+        return SampledBatch(peaks.indices, broken)
     groups: dict[Callable[[torch.Tensor, list[SamplingState]], torch.Tensor], list[int]] = {}
     for row, state in enumerate(states):
         groups.setdefault(_method(state.params), []).append(row)
@@ -170,13 +221,16 @@ def sample_batch(logits: torch.Tensor, states: list[SamplingState]) -> SampledBa
 
 
 def adjust(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
-    """Bias, penalties and minimum lengths of the rows that have any; the caller's logits are left alone."""
+    """Bias, penalties, minimum lengths and grammars of the rows that have any; the caller's logits are left alone."""
     rows = [row for row, state in enumerate(states) if state.adjusts]
     if not rows:
         return logits
     adjusted = logits.clone()
     for row in rows:
         _adjust_row(adjusted[row], states[row])
+    masks = {row: state.grammar.mask for row, state in enumerate(states) if state.grammar is not None}
+    if masks:
+        apply_masks(adjusted, list(masks), list(masks.values()))
     return adjusted
 
 
@@ -295,7 +349,7 @@ def _method(params: SamplingParams) -> Callable[[torch.Tensor, list[SamplingStat
 
 
 def _best(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
-    return logits.max(dim=1).indices  # the first of equals, as argmax, but faster on a CPU
+    return logits.max(dim=1).indices
 
 
 def _draw(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:

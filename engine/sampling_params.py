@@ -8,11 +8,12 @@ import math
 
 import msgspec
 
-from engine.errors import InvalidRequestError
+from engine.errors import ContextLengthError, InvalidRequestError
 
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 256
+MAX_GRAMMAR_CHARS = 1 << 20  # a front end's own bound is on what clients send, which is smaller
 MAX_TEMPERATURE = 100.0
 MIN_TEMPERATURE = 1e-5  # below this, dividing logits by it overflows float32; it means greedy
 SEED_BITS = 64
@@ -31,6 +32,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
             `ignore_eos` was asked for.
         logprobs: number of top alternatives wanted per generated token; None is no logprobs, 0 only the sampled one.
         prompt_logprobs: same for the prompt's tokens; switches prefix reuse and the tail start off.
+        loop_logprobs: whether to tell what each loop would have given the sampled token.
+        grammar: what the answer must conform to, as llguidance's text (`engine.grammar`); None is anything.
     """
 
     max_tokens: int
@@ -47,6 +50,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    loop_logprobs: bool = False
+    grammar: str | None = None
 
     @property
     def greedy(self) -> bool:
@@ -86,6 +91,27 @@ def check_sampling_params(params: SamplingParams, vocab_size: int) -> None:
     _check_ids("logit_bias", tuple(params.logit_bias), vocab_size, MAX_LOGIT_BIAS)
     for bias in params.logit_bias.values():
         _check_range("logit_bias", bias, -100.0, 100.0)
+    if params.grammar is not None and len(params.grammar) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequestError(
+            f"The grammar is longer than {MAX_GRAMMAR_CHARS} characters.", param="grammar"
+        )
+
+
+def check_num_loops(num_loops: object, most: int) -> None:
+    """Refuse a loop budget that the model can't honour; None is all its loops.
+
+    Args:
+        num_loops: whatever the client sent.
+        most: the model's R.
+
+    Raises:
+        InvalidRequestError: it isn't a whole number from 1 to R.
+    """
+    if num_loops is not None and not (type(num_loops) is int and 1 <= num_loops <= most):
+        raise InvalidRequestError(
+            f"loops must be a whole number from 1 to {most}, the number of loops of this model.",
+            param="loops",
+        )
 
 
 def check_token_ids(name: str, ids: list[int], vocab_size: int) -> None:
@@ -110,15 +136,16 @@ def check_context_length(prompt_tokens: int, max_tokens: int, max_model_len: int
     The wording is what LiteLLM, LangChain, OpenHands and Aider look for; a test keeps it frozen.
 
     Raises:
-        InvalidRequestError: with code ``context_length_exceeded``.
+        ContextLengthError: with code ``context_length_exceeded``.
     """
     if prompt_tokens + max_tokens > max_model_len:
         requested = f" and requested {max_tokens} completion tokens" if max_tokens else ""
-        raise InvalidRequestError(
+        raise ContextLengthError(
             f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains "
             f"{prompt_tokens} tokens{requested}. Please reduce the length of the {param}.",
             param=param,
-            code="context_length_exceeded",
+            prompt_tokens=prompt_tokens,
+            max_model_len=max_model_len,
         )
 
 

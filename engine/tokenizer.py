@@ -127,9 +127,19 @@ class Tokenizer:
         """Id of the special or added token spelled `text`, or None."""
         return self._vocabulary.special_token_id(text)
 
-    def stream_decoder(self, prompt_ids: Sequence[int], skip_special_tokens: bool = True) -> "StreamDecoder":
-        """A decoder for what follows `prompt_ids`; with no prompt its text in all equals `decode`'s."""
-        return StreamDecoder(self, self._vocabulary.leading_spaces, prompt_ids, skip_special_tokens)
+    def stream_decoder(
+        self,
+        prompt_ids: Sequence[int],
+        skip_special_tokens: bool = True,
+        shown: frozenset[int] = frozenset(),
+    ) -> "StreamDecoder":
+        """A decoder for what follows `prompt_ids`; with no prompt its text in all equals `decode`'s.
+
+        Args:
+            shown: special tokens that are text even if special tokens are skipped.
+        """
+        hidden = self._special - shown if skip_special_tokens else frozenset()
+        return StreamDecoder(self, self._vocabulary.leading_spaces, prompt_ids, hidden)
 
     def _find_fim(self) -> FimTokens | None:
         for spelling in FIM_SPELLINGS:
@@ -149,10 +159,10 @@ class StreamDecoder:
     _PROMPT_TAIL = 8
 
     def __init__(
-        self, tokenizer: Tokenizer, leading_spaces: int, prompt_ids: Sequence[int], skip_special_tokens: bool
+        self, tokenizer: Tokenizer, leading_spaces: int, prompt_ids: Sequence[int], hidden: frozenset[int]
     ) -> None:
         self._tokenizer = tokenizer
-        self._skip_special = skip_special_tokens
+        self._hidden = hidden
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         prompt = [data for data in map(self._visible_bytes, prompt_ids) if data]
         self._utf8.decode(b"".join(prompt[-self._PROMPT_TAIL :]))
@@ -168,7 +178,7 @@ class StreamDecoder:
         return self._at_start(self._utf8.decode(b"", final=True))
 
     def _visible_bytes(self, token_id: int) -> bytes:
-        if self._skip_special and self._tokenizer.is_special(token_id):
+        if token_id in self._hidden:
             return b""
         return self._tokenizer.token_bytes(token_id)
 

@@ -88,3 +88,21 @@ def _itself(value: np.float32, storage: np.ndarray) -> np.float32:
 
 def _rounded(value: np.float32, storage: np.ndarray) -> np.uint16:
     return bfloat16_bits(value)
+
+
+def widen_row(stored: np.ndarray, out: np.ndarray) -> None:
+    """Compiled only: copy float32, or bfloat16's bits (uint16), into float32 of the same length."""
+    raise NotImplementedError
+
+
+@overload(widen_row, strict=False)  # annotations may differ
+def _widen_row(stored: Any, out: Any) -> Any:
+    return _copy_row if stored.dtype == numba.float32 else _widen_bits
+
+
+def _copy_row(stored: np.ndarray, out: np.ndarray) -> None:
+    out[:] = stored
+
+
+def _widen_bits(stored: np.ndarray, out: np.ndarray) -> None:
+    widen_bfloat16(stored.ctypes.data, out.ctypes.data, out.shape[0])

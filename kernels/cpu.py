@@ -29,8 +29,12 @@ class BatchArrays:
         last_position: the highest.
     """
 
+    token_ids: np.ndarray
     positions: np.ndarray
     loops: np.ndarray
+    input_slots: np.ndarray
+    output_slots: np.ndarray
+    snapshot_blocks: np.ndarray
     cache_slots: np.ndarray
     tiles: np.ndarray
     shared_tables: np.ndarray
@@ -43,8 +47,12 @@ class BatchArrays:
     @classmethod
     def of(cls, batch: RowBatch) -> "BatchArrays":
         return cls(
+            batch.token_ids.numpy(),
             batch.positions.numpy(),
             batch.loops.numpy(),
+            batch.input_slots.numpy(),
+            batch.output_slots.numpy(),
+            batch.snapshot_blocks.numpy(),
             batch.cache_slots.numpy(),
             batch.tiles.numpy(),
             batch.shared_tables.numpy(),
@@ -122,11 +130,16 @@ class CpuBackend:
         emb_scale: float,
         hidden_scale: float,
     ) -> torch.Tensor:
-        x = embedding[batch.token_ids].float()
-        later = torch.from_numpy(np.flatnonzero(batch.loops.numpy()))
-        if len(later):
-            x[later] = x[later] * emb_scale + carries[batch.input_slots[later]] * hidden_scale
-        return x
+        arrays = self._arrays_of(batch)
+        return row_ops.looped_input(
+            embedding,
+            carries,
+            arrays.token_ids,
+            arrays.loops,
+            arrays.input_slots,
+            emb_scale,
+            hidden_scale,
+        )
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         return row_ops.rms_norm(x, weight, eps)
@@ -143,7 +156,7 @@ class CpuBackend:
         self, gate: HiddenGate | QueryGate, x: torch.Tensor, queries: torch.Tensor, eps: float
     ) -> torch.Tensor:
         if isinstance(gate, HiddenGate):
-            return row_ops.hidden_gates(row_ops.rms_norm(x, gate.norm, eps), gate.weight, gate.bias)
+            return row_ops.hidden_gates(x, gate.norm, gate.weight, gate.bias, eps)
         return row_ops.query_gates(queries, gate.weight, gate.bias)
 
     def rotate_and_write(
@@ -162,10 +175,9 @@ class CpuBackend:
     def keep_hidden(
         self, hidden: torch.Tensor, carries: torch.Tensor, block_hidden: torch.Tensor, batch: RowBatch
     ) -> None:
-        for slots, stored in ((batch.output_slots, carries), (batch.snapshot_blocks, block_hidden)):
-            rows = torch.from_numpy(np.flatnonzero(slots.numpy() >= 0))
-            if len(rows):
-                stored[slots[rows]] = hidden[rows]
+        arrays = self._arrays_of(batch)
+        row_ops.scatter_rows(hidden, arrays.output_slots, carries)
+        row_ops.scatter_rows(hidden, arrays.snapshot_blocks, block_hidden)
 
     def _arrays_of(self, batch: RowBatch) -> BatchArrays:
         if self._arrays is None or batch is not self._batch:

@@ -18,6 +18,7 @@ import numpy as np
 from kernels.bfloat16 import widen_bfloat16
 from kernels.exponential import exp
 from kernels.microkernel import FLOAT_BYTES, LANES, PANEL, TILE, multiply_vectors
+from kernels.prefetch import prefetch
 from kernels.softmax_chunk import soften_chunk
 
 CHUNK_KEYS = 128
@@ -259,6 +260,7 @@ def _walk(
         next_block, start = min(stop_block, chunk + chunk_blocks), chunk * block_size
         blocks = table[block - table_first : next_block - table_first]
         column = (block - chunk) * block_size
+        _ask_for(heads, blocks)
         _score(heads, scratch, first_lane, stop_lane - first_lane, blocks, column)
         for row in range(first_row, stop_row):
             seen_from, seen_to = max(low[row] - start, 0), min(high[row], next_block * block_size) - start
@@ -269,6 +271,20 @@ def _walk(
             values = _readable(heads, scratch, heads.values + table[index - table_first] * heads.stride, 0)
             _add_block(heads, scratch, first_row, stop_row, values, index * block_size, start)
         block = next_block
+
+
+@numba.njit(cache=True, nogil=True)
+def _ask_for(heads: Heads, blocks: np.ndarray) -> None:
+    """Fetch a chunk's keys, then its values, all at once.
+
+    Blocks lie anywhere in memory and are no longer than a page, where the hardware's own prefetching ends: read one
+    after another, each would cost the memory's latency again.
+    """
+    size = heads.block_size * heads.head_dim * heads.item_bytes
+    for block in range(blocks.shape[0]):
+        prefetch(heads.keys + blocks[block] * heads.stride, size)
+    for block in range(blocks.shape[0]):
+        prefetch(heads.values + blocks[block] * heads.stride, size)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -47,7 +47,8 @@ class RowBatch:
 
     All tensors are int32 on the model's device. A sequence's rows are contiguous. A **tile** is a run of rows of one
     sequence whose attention is computed together: in a decode tile every row is of another loop, in any other tile
-    all rows are of one loop at consecutive positions. Decode tiles come first.
+    all rows are of one loop at consecutive positions. Decode tiles come first. A sequence may have fewer loops than
+    the model; nothing is read of the windows of those it does not have.
 
     Attributes:
         token_ids, positions, loops: ``[rows]``.

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import torch
 
+from kernels.bfloat16 import widen_row
 from kernels.exponential import exp
 
 PARALLEL_ELEMENTS = 1 << 17
@@ -48,12 +49,43 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def hidden_gates(normed: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """``sigmoid(normed · weightᵀ + bias)`` for ``[rows, hidden]`` and a ``[heads, hidden]`` weight."""
-    out = torch.empty(len(normed), len(weight))
-    kernel = _hidden_gates_parallel if normed.numel() >= PARALLEL_ELEMENTS else _hidden_gates
-    kernel(normed.numpy(), weight.numpy(), bias.numpy(), out.numpy())
-    return out
+def hidden_gates(
+    x: torch.Tensor, norm: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """``sigmoid(rms_norm(x; norm) · weightᵀ + bias)`` for ``[rows, hidden]`` and a ``[heads, hidden]`` weight."""
+    out = np.empty((len(x), len(weight)), np.float32)
+    _pick(x, _hidden_gates, _hidden_gates_parallel)(
+        x.numpy(), norm.numpy(), weight.numpy(), bias.numpy(), np.float32(eps), out
+    )
+    return torch.from_numpy(out)
+
+
+def looped_input(
+    embedding: torch.Tensor,
+    carries: torch.Tensor,
+    tokens: np.ndarray,
+    loops: np.ndarray,
+    slots: np.ndarray,
+    emb_scale: float,
+    hidden_scale: float,
+) -> torch.Tensor:
+    """``E[token]`` for rows of loop 0, else ``emb_scale · E[token] + hidden_scale · carries[slot]``.
+
+    Args:
+        embedding: float32 or bfloat16 ``[vocab, hidden]``.
+        carries: float32 ``[slots, hidden]``.
+        tokens, loops, slots: int32 ``[rows]``.
+    """
+    out = np.empty((len(tokens), embedding.shape[1]), np.float32)
+    stored = embedding if embedding.dtype == torch.float32 else embedding.view(torch.uint16)
+    scales = np.float32(emb_scale), np.float32(hidden_scale)
+    _looped_input(stored.numpy(), carries.numpy(), tokens, loops, slots, *scales, out)
+    return torch.from_numpy(out)
+
+
+def scatter_rows(rows: torch.Tensor, slots: np.ndarray, target: torch.Tensor) -> None:
+    """``target[slots[r]] = rows[r]`` where the slot is not negative."""
+    _scatter_rows(rows.numpy(), slots, target.numpy())
 
 
 def query_gates(queries: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -73,8 +105,12 @@ def compile_all() -> None:
     for product in (_silu_mul, _silu_mul_parallel):
         product(row, out[:, :1].copy())
     for gates in (_hidden_gates, _hidden_gates_parallel):
-        gates(row, row, row[0], out)
+        gates(row, row[0], row, row[0], np.float32(1.0), out)
     _query_gates(row[None], row, row[0], out)
+    zero = np.zeros(1, np.int32)
+    for embedding in (row, row.astype(np.uint16)):
+        _looped_input(embedding, row, zero, zero, zero, np.float32(1.0), np.float32(1.0), out)
+    _scatter_rows(row, zero, out)
 
 
 def _pick(x: torch.Tensor, serial: Callable, parallel: Callable) -> Callable:
@@ -164,18 +200,59 @@ def _query_gates(queries: np.ndarray, weight: np.ndarray, bias: np.ndarray, out:
 
 
 @numba.njit(cache=True, nogil=True)
-def _row_gates(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+def _row_gates(
+    x: np.ndarray,
+    norm: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    eps: np.float32,
+    normed: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    _rms_norm_row(x, norm, eps, normed)
     for head in range(weight.shape[0]):
-        out[head] = _gate(x, weight[head], bias[head])
+        out[head] = _gate(normed, weight[head], bias[head])
 
 
 @numba.njit(cache=True, nogil=True)
-def _hidden_gates(normed: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    for row in range(normed.shape[0]):
-        _row_gates(normed[row], weight, bias, out[row])
+def _hidden_gates(
+    x: np.ndarray, norm: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: np.float32, out: np.ndarray
+) -> None:
+    normed = np.empty(x.shape[1], np.float32)
+    for row in range(x.shape[0]):
+        _row_gates(x[row], norm, weight, bias, eps, normed, out[row])
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _hidden_gates_parallel(normed: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    for row in numba.prange(normed.shape[0]):
-        _row_gates(normed[row], weight, bias, out[row])
+def _hidden_gates_parallel(
+    x: np.ndarray, norm: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: np.float32, out: np.ndarray
+) -> None:
+    normed = np.empty_like(x)
+    for row in numba.prange(x.shape[0]):
+        _row_gates(x[row], norm, weight, bias, eps, normed[row], out[row])
+
+
+@numba.njit(cache=True, nogil=True)
+def _looped_input(
+    embedding: np.ndarray,
+    carries: np.ndarray,
+    tokens: np.ndarray,
+    loops: np.ndarray,
+    slots: np.ndarray,
+    emb_scale: np.float32,
+    hidden_scale: np.float32,
+    out: np.ndarray,
+) -> None:
+    for row in range(out.shape[0]):
+        widen_row(embedding[tokens[row]], out[row])
+        if loops[row] > 0:
+            carry = carries[slots[row]]
+            for i in range(out.shape[1]):
+                out[row, i] = out[row, i] * emb_scale + carry[i] * hidden_scale
+
+
+@numba.njit(cache=True, nogil=True)
+def _scatter_rows(rows: np.ndarray, slots: np.ndarray, target: np.ndarray) -> None:
+    for row in range(rows.shape[0]):
+        if slots[row] >= 0:
+            target[slots[row]] = rows[row]

@@ -17,7 +17,7 @@ def check(scheduler: Scheduler) -> None:
     _check_carries(scheduler)
     _check_queues(scheduler)
     for sequence in scheduler.running:
-        _check_sequence(scheduler, sequence)
+        _check_sequence(sequence)
 
 
 def check_idle(scheduler: Scheduler) -> None:
@@ -73,8 +73,8 @@ def _check_queues(scheduler: Scheduler) -> None:
     _require(len(scheduler.running) <= scheduler.limits.max_num_seqs, "too many sequences run")
 
 
-def _check_sequence(scheduler: Scheduler, sequence: Sequence) -> None:
-    layout, plan = scheduler.layout, sequence.plan
+def _check_sequence(sequence: Sequence) -> None:
+    layout, plan = sequence.layout, sequence.plan
     assert plan is not None
     for loop in range(layout.num_loops):
         table, done = sequence.tables[loop], sequence.next[loop]

@@ -59,7 +59,7 @@ class Scheduler:
         self.limits = limits
         self.blocks = BlockPool(num_blocks)
         self.carries = CarryPool(required_capacity(layout.num_loops, limits.max_num_seqs, limits.max_rows))
-        self.cache = SequenceCache(layout, self.blocks, self.carries, limits.prefix_caching)
+        self.cache = SequenceCache(self.blocks, self.carries, limits.prefix_caching)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.totals = SchedulerTotals()
@@ -81,7 +81,7 @@ class Scheduler:
         return low
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a new sequence. It must be able to fit: see `max_sequence_len`."""
+        """Queue a new sequence, of at most as many loops as the model has. It must fit: see `max_sequence_len`."""
         sequence.rank = (self.totals.steps + sequence.priority * PRIORITY_STEPS, self._arrivals)
         self._arrivals += 1
         insort(self.waiting, sequence, key=_rank)
@@ -152,7 +152,7 @@ class Scheduler:
             and len(self.running) < self.limits.max_num_seqs
         ):
             sequence = self.waiting[0]
-            reserve = len(self.running) * self.layout.num_loops
+            reserve = sum(other.layout.num_loops for other in self.running)
             restores = self.cache.begin(sequence, self.limits.max_rows, reserve)
             if restores is None:
                 return
@@ -171,7 +171,7 @@ class Scheduler:
 
     def _ready_spans(self, sequence: Sequence, budget: int) -> list[Span]:
         choose = parallel_spans if self.limits.execution == "parallel" else sequential_spans
-        return choose(self.layout, sequence, budget)
+        return choose(sequence, budget)
 
     def _make_room(
         self, sequence: Sequence, wanted: list[Span], spans: dict[Sequence, list[Span]], step: StepPlan

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from scheduler.carry_pool import ZERO_SLOT
-from scheduler.loop_layout import StartPlan
+from scheduler.loop_layout import LoopLayout, StartPlan
 
 
 class SequenceState(Enum):
@@ -62,7 +62,9 @@ class Sequence:
 
     Attributes:
         tokens: prompt and generated tokens; preemption keeps them.
+        layout: the model's, with as many loops as this sequence is to have.
         every_position: all loops must compute all positions (prompt logprobs still owed).
+        every_loop: no token may be sampled before all loops have computed the newest position (loop logprobs).
         rank: (arrival step + priority share, arrival number); lower goes first.
         plan: how the current run was begun; None while waiting.
         next: per loop, the next position to compute.
@@ -74,9 +76,11 @@ class Sequence:
     sequence_id: str
     tokens: list[int]
     num_prompt_tokens: int
+    layout: LoopLayout
     cache_salt: str = ""
     priority: int = 0
     every_position: bool = False
+    every_loop: bool = False
     state: SequenceState = SequenceState.WAITING
     rank: tuple[int, int] = (0, 0)
     num_preemptions: int = 0

@@ -2,7 +2,7 @@
 
 from scheduler.block_pool import BlockPool
 from scheduler.carry_pool import NO_SLOT, CarryPool
-from scheduler.loop_layout import LoopLayout, StartPlan, plan_every_position
+from scheduler.loop_layout import StartPlan, plan_every_position
 from scheduler.prefix_cache import chain_keys, find_start, root_key, window_block_range
 from scheduler.sequence import BlockTable, Carry, Sequence
 from scheduler.step_plan import CarryRestore
@@ -11,10 +11,7 @@ from scheduler.step_plan import CarryRestore
 class SequenceCache:
     """Begins, grows, advances and releases the cache of sequences over one block pool and one carry pool."""
 
-    def __init__(
-        self, layout: LoopLayout, blocks: BlockPool, carries: CarryPool, prefix_caching: bool
-    ) -> None:
-        self.layout = layout
+    def __init__(self, blocks: BlockPool, carries: CarryPool, prefix_caching: bool) -> None:
         self.blocks = blocks
         self.carries = carries
         self.prefix_caching = prefix_caching
@@ -38,7 +35,7 @@ class SequenceCache:
         sequence.tables = hits
         length = len(sequence)
         held = sum(len(table.blocks) for table in hits)
-        wanted = self.layout.blocks_for(length, max_rows) - held + reserve
+        wanted = sequence.layout.blocks_for(length, max_rows) - held + reserve
         if wanted > self.blocks.available:
             self.release(sequence)
             return None
@@ -51,8 +48,8 @@ class SequenceCache:
 
     def grow(self, sequence: Sequence, loop: int, stop: int) -> bool:
         """Make sure that loop's table covers positions below `stop`; False if the pool is too full."""
-        table = sequence.tables[loop]
-        missing = (stop + self.layout.block_size - 1) // self.layout.block_size - table.stop
+        table, block_size = sequence.tables[loop], sequence.layout.block_size
+        missing = (stop + block_size - 1) // block_size - table.stop
         if missing <= 0:
             return True
         blocks = self.blocks.allocate(missing)
@@ -63,11 +60,12 @@ class SequenceCache:
 
     def take_slots(self, sequence: Sequence, loop: int, start: int, stop: int) -> tuple[list[int], list[int]]:
         """Carry slots (inputs, outputs) of the rows ``[start, stop)`` of one loop."""
+        layout = sequence.layout
         inputs: list[int] = []
         if loop > 0:
             carry = sequence.carries[loop - 1]
-            inputs = [carry.slot_at(position - self.layout.offset) for position in range(start, stop)]
-        if loop == self.layout.num_loops - 1:
+            inputs = [carry.slot_at(position - layout.offset) for position in range(start, stop)]
+        if loop == layout.num_loops - 1:
             return inputs, []
         carry = sequence.carries[loop]
         unread = max(0, carry.first - start)  # rows that loop + 1 starts too late to read
@@ -79,9 +77,9 @@ class SequenceCache:
         """After a pass: key what is complete, then give back what nothing will read again."""
         if self.prefix_caching:
             self._update_keys(sequence)
-            for loop in range(self.layout.num_loops):
+            for loop in range(sequence.layout.num_loops):
                 self._register(sequence, loop)
-        for loop in range(1, self.layout.num_loops):
+        for loop in range(1, sequence.layout.num_loops):
             self._trim_window(sequence, loop)
             self._trim_carry(sequence, loop)
 
@@ -97,36 +95,38 @@ class SequenceCache:
         sequence.next = []
         sequence.plan = None
 
-    def cacheable(self, plan: StartPlan, loop: int, index: int) -> bool:
+    def cacheable(self, sequence: Sequence, loop: int, index: int) -> bool:
         """Whether the block holds only exact K/V and, if a later loop needs it, an exact H at its end."""
-        start, last = index * self.layout.block_size, (index + 1) * self.layout.block_size - 1
+        layout, plan = sequence.layout, sequence.plan
+        assert plan is not None
+        start, last = index * layout.block_size, (index + 1) * layout.block_size - 1
         if start < plan.kv_exact_from[loop]:
             return False
-        return loop == self.layout.num_loops - 1 or last >= plan.hidden_exact_from[loop]
+        return loop == layout.num_loops - 1 or last >= plan.hidden_exact_from[loop]
 
     def _update_keys(self, sequence: Sequence) -> None:
         if self.prefix_caching:
-            root = root_key(self.layout, sequence.cache_salt)
-            chain_keys(sequence.keys, root, sequence.tokens, self.layout.block_size)
+            root = root_key(sequence.layout, sequence.cache_salt)
+            chain_keys(sequence.keys, root, sequence.tokens, sequence.layout.block_size)
 
     def _plan(self, sequence: Sequence) -> StartPlan:
         if sequence.every_position:
-            return plan_every_position(self.layout, len(sequence))
-        return find_start(self.layout, self.blocks, sequence.keys, len(sequence))
+            return plan_every_position(sequence.layout, len(sequence))
+        return find_start(sequence.layout, self.blocks, sequence.keys, len(sequence))
 
     def _hit_tables(self, sequence: Sequence, plan: StartPlan) -> list[BlockTable]:
         """Tables of the cached blocks that the plan builds on; windows of other loops start empty."""
-        block_size = self.layout.block_size
-        hit = plan.shared_hit // block_size
+        layout = sequence.layout
+        hit = plan.shared_hit // layout.block_size
         tables = [BlockTable(0, [self._found(sequence, index, 0) for index in range(hit)], hit)]
-        for loop in range(1, self.layout.num_loops):
+        for loop in range(1, layout.num_loops):
             if plan.restores_loop(loop):
                 assert plan.restored is not None
-                kept = window_block_range(self.layout, plan.restored)
+                kept = window_block_range(layout, plan.restored)
                 blocks = [self._found(sequence, index, loop) for index in kept]
                 tables.append(BlockTable(kept.start, blocks, kept.stop))
             else:
-                first = plan.starts[loop] // block_size
+                first = plan.starts[loop] // layout.block_size
                 tables.append(BlockTable(first, [], first))
         return tables
 
@@ -136,30 +136,29 @@ class SequenceCache:
         return block
 
     def _begin_carries(self, sequence: Sequence, plan: StartPlan) -> list[CarryRestore]:
-        restores = []
-        for loop in range(self.layout.num_loops - 1):
+        layout, restores = sequence.layout, []
+        for loop in range(layout.num_loops - 1):
             start = plan.starts[loop + 1]
-            carry = Carry(max(0, start - self.layout.offset))
-            if plan.restores_loop(loop + 1) and self.layout.offset == 1:
+            carry = Carry(max(0, start - layout.offset))
+            if plan.restores_loop(loop + 1) and layout.offset == 1:
                 slot = self.carries.allocate(1)[0]
                 carry.slots.append(slot)
-                last_block = sequence.tables[loop].block_at(start // self.layout.block_size - 1)
+                last_block = sequence.tables[loop].block_at(start // layout.block_size - 1)
                 restores.append(CarryRestore(last_block, slot))
             sequence.carries.append(carry)
         return restores
 
     def _register(self, sequence: Sequence, loop: int) -> None:
-        assert sequence.plan is not None
         table = sequence.tables[loop]
-        complete = sequence.next[loop] // self.layout.block_size
+        complete = sequence.next[loop] // sequence.layout.block_size
         for index in range(table.registered, complete):
-            if self.cacheable(sequence.plan, loop, index):
+            if self.cacheable(sequence, loop, index):
                 self.blocks.register(table.block_at(index), (sequence.keys[index], loop))
         table.registered = max(table.registered, complete)
 
     def _trim_window(self, sequence: Sequence, loop: int) -> None:
-        table = sequence.tables[loop]
-        visible_from = max(0, sequence.next[loop] - self.layout.window) // self.layout.block_size
+        table, layout = sequence.tables[loop], sequence.layout
+        visible_from = max(0, sequence.next[loop] - layout.window) // layout.block_size
         gone = max(0, min(visible_from - table.first, len(table.blocks)))
         for block in table.blocks[:gone]:
             self.blocks.release(block)
@@ -169,7 +168,7 @@ class SequenceCache:
     def _trim_carry(self, sequence: Sequence, loop: int) -> None:
         carry = sequence.carries[loop - 1]
         used: list[int] = []
-        while carry.slots and carry.first < sequence.next[loop] - self.layout.offset:
+        while carry.slots and carry.first < sequence.next[loop] - sequence.layout.offset:
             used.append(carry.slots.popleft())
             carry.first += 1
         self.carries.release(used)

@@ -2,6 +2,8 @@
 
 from fastapi import FastAPI
 
+from server.anthropic.errors import AnthropicErrorsMiddleware
+from server.anthropic.messages import router as messages_router
 from server.auth import AuthMiddleware
 from server.body_limit import BodyLimitMiddleware
 from server.engine_metrics import EngineCollector
@@ -35,11 +37,13 @@ def create_app(state: AppState, api_keys: tuple[str, ...] = ()) -> FastAPI:
     state.metrics.registry.register(EngineCollector(state.client))
     app.include_router(operations_router)
     app.include_router(openai_router)
+    app.include_router(messages_router)
     install_error_handlers(app)
     # Added last is outermost. Bodies are read only from authenticated clients; refusals are counted and carry an id.
     app.add_middleware(BodyLimitMiddleware, limit=int(state.settings.max_body_size))
     if api_keys:
         app.add_middleware(AuthMiddleware, keys=api_keys)
+    app.add_middleware(AnthropicErrorsMiddleware)
     app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry))
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -11,8 +11,10 @@ from engine.model_files import resolve_model
 from engine.process_host import ProcessHost
 from engine.thread_host import ThreadHost, core_loader
 from engine.tokenizer import Tokenizer
+from server.chat_dialect import chat_dialect
 from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
+from server.grammar_trial import GrammarTrial
 from server.metrics import ServerMetrics
 from server.settings import Settings
 from server.state import AppState
@@ -30,6 +32,7 @@ def build_state(settings: Settings) -> AppState:
     model_dir = resolve_model(settings.model)
     config = load_config(model_dir, settings.model_overrides)
     tokenizer = Tokenizer.load(model_dir)
+    template = _compile(tokenizer.chat_template if given_template is None else given_template, tokenizer)
     metrics = ServerMetrics(package_version())
     client = EngineClient(
         host_factory(settings, model_dir),
@@ -41,13 +44,16 @@ def build_state(settings: Settings) -> AppState:
         settings=settings,
         client=client,
         metrics=metrics,
+        grammars=GrammarTrial(
+            [str(model_dir), str(config.vocab_size), ",".join(map(str, config.eos_token_ids))],
+            settings.grammar_timeout,
+        ),
         tokenizer=tokenizer,
         model_name=settings.model_name,
         model_config=config,
         generation_defaults=load_generation_defaults(model_dir),
-        chat_template=_compile(
-            tokenizer.chat_template if given_template is None else given_template, tokenizer
-        ),
+        chat_template=template,
+        dialect=chat_dialect(template, tokenizer, settings.tool_call_parser, settings.reasoning_parser),
         created=int(time.time()),
     )
 

@@ -14,6 +14,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from engine.errors import InvalidRequestError, TokenizerError
 
 MAX_ERROR_CHARS = 200
+RESERVED = (
+    *("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"),
+    *("chat_template", "tokenize", "continue_final_message"),  # of the function that templates are known by
+)
+
+_PROBE = "a_function_that_is_only_a_probe"
 
 
 class ChatTemplate:
@@ -22,6 +28,10 @@ class ChatTemplate:
     Args:
         source: Jinja text.
         special: names a template may use, such as ``bos_token``.
+
+    Attributes:
+        source: Jinja text.
+        reserved: names that a request can't set.
 
     Raises:
         TokenizerError: if it doesn't compile.
@@ -39,22 +49,49 @@ class ChatTemplate:
         except (jinja2.TemplateError, RecursionError) as error:
             reason = " ".join(str(error).split())[:MAX_ERROR_CHARS]
             raise TokenizerError(f"The chat template doesn't compile: {reason}.") from None
+        self.source = source
+        self.reserved = frozenset([*special, *RESERVED])
         self._special = special
 
-    def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        tools: list[dict[str, Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> str:
         """The prompt for `messages`.
+
+        Args:
+            tools: as OpenAI's API writes them; None for none.
+            options: more names for the template, none of them in `reserved`.
 
         Raises:
             InvalidRequestError: the template refuses these messages or fails on them.
         """
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._special
+                **(options or {}),
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=tools,
+                **self._special,
             )
         except jinja2.TemplateError as error:
             raise _refused(" ".join(str(error).split())[:MAX_ERROR_CHARS]) from None
         except Exception as error:  # a template is code: it can fail in any way, and only for these messages
             raise _refused(type(error).__name__) from None
+
+    def renders_tools(self) -> bool:
+        """Whether the template tells the model about tools, found by rendering one."""
+        function = {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}}
+        try:
+            text = self.render(
+                [{"role": "user", "content": ""}], True, [{"type": "function", "function": function}]
+            )
+        except InvalidRequestError:
+            return False
+        return _PROBE in text
 
 
 def _refused(reason: str) -> InvalidRequestError:

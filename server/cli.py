@@ -64,12 +64,17 @@ def serve(
     model: Annotated[str | None, _MODEL] = None,
     served_model_name: Annotated[str | None, _option("served_model_name", MODEL, "NAME")] = None,
     chat_template: Annotated[Path | None, _option("chat_template", MODEL, "FILE")] = None,
+    tool_call_parser: Annotated[
+        str | None, _option("tool_call_parser", MODEL, "auto|none|hermes|qwen3_coder|iquest")
+    ] = None,
+    reasoning_parser: Annotated[str | None, _option("reasoning_parser", MODEL, "auto|none|think")] = None,
     model_overrides: Annotated[str | None, _option("model_overrides", MODEL, "JSON")] = None,
     host: Annotated[str | None, _option("host", SERVER, "ADDRESS")] = None,
     port: Annotated[int | None, _option("port", SERVER)] = None,
     drain_timeout: Annotated[float | None, _option("drain_timeout", SERVER, "SECONDS")] = None,
     max_body_size: Annotated[str | None, _option("max_body_size", SERVER, "SIZE")] = None,
     max_waiting_requests: Annotated[int | None, _option("max_waiting_requests", SERVER)] = None,
+    grammar_timeout: Annotated[float | None, _option("grammar_timeout", SERVER, "SECONDS")] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,

@@ -17,3 +17,4 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await state.client.stop()
+        await state.grammars.close()

@@ -29,6 +29,8 @@ DEMO_MODEL = Path(__file__).resolve().parents[1] / "models" / "demo"
 MAX_TEXT_FILE_BYTES = 1 << 20
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+ToolCallParserName = Literal["auto", "none", "hermes", "qwen3_coder", "iquest"]
+ReasoningParserName = Literal["auto", "none", "think"]
 SizeInBytes = Annotated[ByteSize, Field(gt=0)]
 
 
@@ -47,6 +49,13 @@ class Settings(BaseSettings):
         {}, description="JSON object merged over config.json, to settle contested readings."
     )
     chat_template: Path | None = Field(None, description="Jinja file used instead of the model's template.")
+    tool_call_parser: ToolCallParserName = Field(
+        "auto", description="Format in which the model writes tool calls. Default: what its template shows."
+    )
+    reasoning_parser: ReasoningParserName = Field(
+        "auto",
+        description="Whether reasoning between <think> marks is split off. Default: if the template has them.",
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -56,6 +65,9 @@ class Settings(BaseSettings):
     max_body_size: SizeInBytes = Field(ByteSize(4 << 20), description="Largest request body.")
     max_waiting_requests: int = Field(
         256, ge=0, description="Most sequences waiting beyond those running; more get 503 with Retry-After."
+    )
+    grammar_timeout: float = Field(
+        2.0, gt=0, le=60, description="Seconds that a request's schema, regex or grammar may take to compile."
     )
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
 

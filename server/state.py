@@ -7,8 +7,10 @@ from fastapi import Depends, Request
 
 from engine.config import GenerationDefaults, ModelConfig
 from engine.tokenizer import Tokenizer
+from server.chat_dialect import ChatDialect
 from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
+from server.grammar_trial import GrammarTrial
 from server.metrics import ServerMetrics
 from server.settings import Settings
 
@@ -20,17 +22,20 @@ class AppState:
     Attributes:
         model_name: the id clients give in `model` and see in `/v1/models`.
         chat_template: from `--chat-template` or the model; None if there is neither.
+        dialect: how the model's chat answers are read.
         created: Unix time of the start, for `/v1/models`.
     """
 
     settings: Settings
     client: EngineClient
     metrics: ServerMetrics
+    grammars: GrammarTrial
     tokenizer: Tokenizer
     model_name: str
     model_config: ModelConfig
     generation_defaults: GenerationDefaults
     chat_template: ChatTemplate | None
+    dialect: ChatDialect
     created: int
 
 

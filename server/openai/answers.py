@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +13,14 @@ from starlette.responses import JSONResponse
 
 import engine.messages as messages
 from engine.messages import EngineReady
-from engine.sampling_params import SamplingParams, check_sampling_params
+from engine.sampling_params import SamplingParams, check_num_loops, check_sampling_params
 from server.openai.disconnect import unless_disconnected
 from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta
 from server.openai.models import check_model
 from server.openai.prompts import Prompt
 from server.openai.protocol import MAX_SEQUENCES, GenerationFields
-from server.openai.sse import DONE, EventStream, event
+from server.openai.sse import DONE, EventStream, event, failed
 from server.state import AppState
 
 Chunks = AsyncGenerator[dict[str, Any], None]
@@ -28,25 +28,32 @@ Chunks = AsyncGenerator[dict[str, Any], None]
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts of one request."""
+    """Token counts of one request.
+
+    Attributes:
+        loops: how many loops the engine runs for it; 0 until the engine has said so.
+    """
 
     prompt_tokens: int
     completion_tokens: int = 0
     cached: dict[int, int] = field(default_factory=dict)
+    loops: int = 0
 
     def count(self, delta: Delta, choices_per_prompt: int) -> None:
         """Add a delta; a prompt's cached tokens are counted once, from its first choice."""
         self.completion_tokens += len(delta.token_ids)
+        self.loops = delta.num_loops
         if delta.index % choices_per_prompt == 0:
             self.cached[delta.index] = delta.cached_tokens
 
     def as_object(self) -> dict[str, Any]:
-        return {
+        out: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(self.cached.values())},
         }
+        return {**out, "loops": self.loops} if self.loops else out
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,9 @@ class Answer:
 
     @classmethod
     def begin(cls, prefix: str, model: str) -> "Answer":
-        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model)
+        """A fresh id; a prefix that brings its own ``_`` (``msg_``) gets no ``-``."""
+        join = "" if prefix.endswith("_") else "-"
+        return cls(f"{prefix}{join}{uuid.uuid4().hex}", int(time.time()), model)
 
     def object(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None = None) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -78,12 +87,14 @@ def admit(state: AppState, fields: GenerationFields) -> EngineReady:
     Raises:
         UnavailableError: not now.
         ApiError: another model's name (404), or options that don't go together (400).
+        InvalidRequestError: more loops than the model has.
     """
     check_model(state, fields.model)
     if fields.stream_options is not None and not fields.stream:
         raise ApiError(400, "stream_options needs stream to be true.", param="stream_options")
     state.client.admit(1)
     assert state.client.info is not None
+    check_num_loops(fields.loops, state.client.info.num_loops)
     return state.client.info
 
 
@@ -99,6 +110,7 @@ def make_choices(
     prompts: list[Prompt],
     params: list[list[SamplingParams]],
     vocab: int,
+    shown_tokens: frozenset[int] = frozenset(),
 ) -> list[Choice]:
     """The engine requests of one answer: for each prompt, one choice per entry of its `params`."""
     count = sum(len(group) for group in params)
@@ -114,6 +126,7 @@ def make_choices(
                 params=one,
                 priority=fields.priority or 0,
                 cache_salt=fields.cache_salt or "",
+                num_loops=fields.loops,
             )
             choices.append(
                 Choice(
@@ -122,6 +135,7 @@ def make_choices(
                     fields.stop,
                     include_stop=bool(fields.include_stop_str_in_output),
                     skip_special_tokens=fields.skip_special_tokens is not False,
+                    shown_tokens=shown_tokens,
                 )
             )
     return choices
@@ -129,7 +143,14 @@ def make_choices(
 
 async def respond_streamed(request: Request, chunks: Chunks) -> Response:
     """Answer with events; errors before the first one get their own status."""
-    return await unless_disconnected(request.receive, EventStream.open(_events(chunks)))
+    return await respond_events(request, _events(chunks), failed)
+
+
+async def respond_events(
+    request: Request, events: AsyncGenerator[bytes, None], failure: Callable[[ApiError], bytes]
+) -> Response:
+    """The same for events that are already bytes; `failure` writes the end of a stream that can't go on."""
+    return await unless_disconnected(request.receive, EventStream.open(events, failure=failure))
 
 
 async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:

@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from server.openai.errors import ApiError
+from server.openai.loops import LOOPS, add_header_loops
 from server.openai.unsupported import check_unknown
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -23,7 +24,7 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     """The request's body as `model`.
 
     Raises:
-        ApiError: 415 for another content type or encoding, 400 for anything else.
+        ApiError, InvalidRequestError: 415 for another content type or encoding, 400 for anything else.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
@@ -40,6 +41,17 @@ async def read_body(request: Request, model: type[Model]) -> Model:
         raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
     if len(values) > MAX_FIELDS:
         raise ApiError(400, f"The body may have at most {MAX_FIELDS} fields.")
+    if LOOPS in model.model_fields:
+        add_header_loops(values, request.headers)
+    return validate(values, model)
+
+
+def validate(values: dict[str, Any], model: type[Model]) -> Model:
+    """Request fields as `model`, whether a client sent them or another API was translated into them.
+
+    Raises:
+        ApiError, InvalidRequestError: 400.
+    """
     check_unknown(values, model.model_fields)
     try:
         return model.model_validate(values)

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from engine.messages import TokenLogprob
 from server.openai.answers import Chunks, respond_streamed, respond_whole
 from server.openai.body import read_body, request_body
-from server.openai.chat_events import ChatEvent, ChatFinish, ContentDelta
+from server.openai.chat_events import ChatEvent, ChatFinish, ContentDelta, ReasoningDelta, ToolCallDelta
 from server.openai.chat_run import ChatRun
 from server.openai.logprobs import chat_logprobs
 from server.openai.protocol import ChatCompletionRequest
@@ -37,6 +37,8 @@ class _Progress:
     """One choice so far."""
 
     text: str = ""
+    reasoning: str = ""
+    calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: ChatFinish | None = None
 
@@ -45,8 +47,24 @@ class _Progress:
             case ContentDelta():
                 self.text += event.text
                 self.logprobs += event.logprobs
+            case ReasoningDelta():
+                self.reasoning += event.text
+            case ToolCallDelta(id=None):
+                self.calls[event.call]["function"]["arguments"] += event.arguments
+            case ToolCallDelta():
+                self.calls.append(_call(event))
             case ChatFinish():
                 self.finish = event
+
+    def message(self) -> dict[str, Any]:
+        """The answer's message; keys that only some answers have are left out of the others."""
+        content = None if self.calls and not self.text else self.text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.calls:
+            message["tool_calls"] = self.calls
+        return message
 
 
 class _Chat:
@@ -70,7 +88,7 @@ class _Chat:
         assert one.finish is not None
         return {
             "index": index,
-            "message": {"role": "assistant", "content": one.text, "refusal": None},
+            "message": one.message(),
             "logprobs": self._logprobs(one.logprobs),
             "finish_reason": one.finish.finish_reason,
             "stop_reason": one.finish.stop_reason,
@@ -95,14 +113,32 @@ class _Chat:
         match event:
             case ContentDelta():
                 return _chunk(event.index, {"content": event.text}, self._logprobs(event.logprobs))
+            case ReasoningDelta():
+                return _chunk(event.index, {"reasoning_content": event.text})
+            case ToolCallDelta():
+                return _chunk(event.index, {"tool_calls": [_call_delta(event)]})
             case ChatFinish():
                 end = {"finish_reason": event.finish_reason, "stop_reason": event.stop_reason}
                 return {**_chunk(event.index, {}), **end}
-            case _:
-                raise AssertionError(event)
 
     def _logprobs(self, entries: list[TokenLogprob]) -> dict[str, Any] | None:
         return chat_logprobs(self._state.tokenizer, entries) if self._fields.logprobs else None
+
+
+def _call(event: ToolCallDelta) -> dict[str, Any]:
+    """A call as it begins."""
+    return {
+        "id": event.id,
+        "type": "function",
+        "function": {"name": event.name, "arguments": event.arguments},
+    }
+
+
+def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
+    """A call's beginning, or a piece of its arguments."""
+    if event.id is None:
+        return {"index": event.call, "function": {"arguments": event.arguments}}
+    return {"index": event.call, **_call(event)}
 
 
 def _chunk(index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:

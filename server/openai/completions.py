@@ -1,7 +1,7 @@
 """``POST /v1/completions``."""
 
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,9 +19,10 @@ from server.openai.answers import (
     respond_whole,
 )
 from server.openai.body import read_body, request_body
+from server.openai.constraints import checked_constraint
 from server.openai.errors import ApiError
 from server.openai.generation import DECODER_CONTEXT, Choice, Delta, run_choices
-from server.openai.logprobs import CompletionLogprobs
+from server.openai.logprobs import CompletionLogprobs, loop_logprobs
 from server.openai.prompts import Prompt, completion_prompts
 from server.openai.protocol import CompletionRequest
 from server.openai.sampling import request_seed, sampling_params
@@ -45,7 +46,8 @@ async def create_completion(request: Request, state: State) -> Response:
     if fields.suffix and fields.echo:
         raise ApiError(400, "suffix and echo can't be combined.", param="suffix")
     prompts = await completion_prompts(fields, state.tokenizer, engine.vocab_size)
-    params = [_params(state, fields, prompt, engine.max_model_len) for prompt in prompts]
+    grammar = await checked_constraint(state, fields)
+    params = [_params(state, fields, prompt, engine.max_model_len, grammar) for prompt in prompts]
     answer = Answer.begin("cmpl", state.model_name)
     choices = make_choices(fields, answer, prompts, params, engine.vocab_size)
     completion = _Completion(state, fields, answer, prompts, choices)
@@ -55,7 +57,7 @@ async def create_completion(request: Request, state: State) -> Response:
 
 
 def _params(
-    state: AppState, fields: CompletionRequest, prompt: Prompt, max_model_len: int
+    state: AppState, fields: CompletionRequest, prompt: Prompt, max_model_len: int, grammar: str | None
 ) -> list[SamplingParams]:
     """Sampling parameters of a prompt's `n` choices."""
     room = max_model_len - len(prompt.token_ids)
@@ -74,6 +76,8 @@ def _params(
             seed=seed,
             logprobs=fields.logprobs,
             prompt_logprobs=fields.logprobs if fields.echo else None,
+            loop_logprobs=bool(fields.loop_logprobs),
+            grammar=grammar,
         )
         for choice in range(fields.n or 1)
     ]
@@ -85,6 +89,7 @@ class _Progress:
 
     prompt: Prompt
     logprobs: CompletionLogprobs
+    loop_logprobs: list[list[float]] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
     stop_reason: str | int | None = None
@@ -125,10 +130,7 @@ class _Completion:
         async with aclosing(run_choices(self._state, self._choices)) as deltas:
             async for delta in deltas:
                 self._take(delta)
-        choices = [
-            self._choice(index, one.text, one.finish_reason, one.stop_reason, one.logprobs)
-            for index, one in enumerate(self._progress)
-        ]
+        choices = [self._choice(index, one.text) for index, one in enumerate(self._progress)]
         return self._answer.object(KIND, choices, self._usage)
 
     async def chunks(self) -> Chunks:
@@ -139,11 +141,8 @@ class _Completion:
             async for delta in deltas:
                 text = self._take(delta)
                 progress = self._progress[delta.index]
-                if text or progress.logprobs.tokens or delta.finish_reason:
-                    choice = self._choice(
-                        delta.index, text, delta.finish_reason, delta.stop_reason, progress.logprobs
-                    )
-                    yield self._answer.object(KIND, [choice], with_usage)
+                if text or progress.logprobs.tokens or progress.loop_logprobs or delta.finish_reason:
+                    yield self._answer.object(KIND, [self._choice(delta.index, text)], with_usage)
         if options and options.include_usage:
             yield self._answer.object(KIND, [], self._usage)
 
@@ -159,23 +158,22 @@ class _Completion:
                     progress.logprobs.add(token, entry)
         for entry in delta.logprobs:
             progress.logprobs.add(entry.token_id, entry)
+        progress.loop_logprobs += loop_logprobs(delta.loop_logprobs)
         progress.text += text
         progress.finish_reason, progress.stop_reason = delta.finish_reason, delta.stop_reason
         self._usage.count(delta, self._per_prompt)
         return text
 
-    def _choice(
-        self,
-        index: int,
-        text: str,
-        finish_reason: str | None,
-        stop_reason: str | int | None,
-        logprobs: CompletionLogprobs,
-    ) -> dict[str, Any]:
-        return {
+    def _choice(self, index: int, text: str) -> dict[str, Any]:
+        """A choice with this text, and what it got since the last call beside."""
+        progress = self._progress[index]
+        out: dict[str, Any] = {
             "index": index,
             "text": text,
-            "logprobs": None if self._fields.logprobs is None else logprobs.take(),
-            "finish_reason": finish_reason,
-            "stop_reason": stop_reason,
+            "logprobs": None if self._fields.logprobs is None else progress.logprobs.take(),
+            "finish_reason": progress.finish_reason,
+            "stop_reason": progress.stop_reason,
         }
+        if self._fields.loop_logprobs:
+            out["loop_logprobs"], progress.loop_logprobs = progress.loop_logprobs, []
+        return out

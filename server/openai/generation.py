@@ -1,7 +1,7 @@
 """Runs the choices of one request against the engine and merges what comes."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Container
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ class Choice:
     Attributes:
         index: place among the request's choices: prompt number · n + choice number.
         stops: stop strings.
+        shown_tokens: special tokens that are text even if special tokens are skipped.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Choice:
     stops: list[str]
     include_stop: bool
     skip_special_tokens: bool
+    shown_tokens: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Delta:
         text: final text since the last delta; may lag behind `token_ids` while a stop string is possible.
         finish_reason: "stop" or "length" on the last delta.
         stop_reason: the stop string or token id that ended it.
+        num_loops, loop_logprobs: as in `RequestOutput`.
     """
 
     index: int
@@ -50,54 +53,73 @@ class Delta:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     cached_tokens: int = 0
+    num_loops: int = 0
+    loop_logprobs: list[list[float]] = field(default_factory=list)
 
 
-async def run_choices(state: AppState, choices: list[Choice]) -> AsyncGenerator[Delta, None]:
+async def run_choices(
+    state: AppState, choices: list[Choice], ended: Container[int] = ()
+) -> AsyncGenerator[Delta, None]:
     """Deltas of all choices as they come; closing the generator aborts what still runs.
+
+    Args:
+        ended: indices of choices that the caller needs no more of; it may add one whenever it has got a delta.
 
     Raises:
         UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first one that any choice meets.
     """
     state.client.admit(len(choices))
     queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(state, choice, queue)) for choice in choices]
+    tasks = {choice.index: asyncio.create_task(_pump(state, choice, queue, ended)) for choice in choices}
     unfinished = len(tasks)
     try:
         while unfinished:
             item = await queue.get()
             if isinstance(item, Exception):
                 raise item
-            unfinished -= item.finish_reason is not None
+            if item.index in ended:  # came while its choice was being stopped
+                continue
             yield item
+            if item.finish_reason is not None or item.index in ended:
+                tasks[item.index].cancel()
+                unfinished -= 1
     finally:
-        for task in tasks:
+        for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def _pump(state: AppState, choice: Choice, queue: asyncio.Queue[Delta | Exception]) -> None:
+async def _pump(
+    state: AppState, choice: Choice, queue: asyncio.Queue[Delta | Exception], ended: Container[int]
+) -> None:
     try:
-        async with aclosing(_run_choice(state, choice)) as deltas:
+        async with aclosing(_run_choice(state, choice, ended)) as deltas:
             async for delta in deltas:
                 queue.put_nowait(delta)
     except Exception as error:
         queue.put_nowait(error)
 
 
-async def _run_choice(state: AppState, choice: Choice) -> AsyncGenerator[Delta, None]:
+async def _run_choice(state: AppState, choice: Choice, ended: Container[int]) -> AsyncGenerator[Delta, None]:
     prompt, params = choice.request.prompt_token_ids, choice.request.params
-    decoder = state.tokenizer.stream_decoder(prompt[-DECODER_CONTEXT:], choice.skip_special_tokens)
+    decoder = state.tokenizer.stream_decoder(
+        prompt[-DECODER_CONTEXT:], choice.skip_special_tokens, choice.shown_tokens
+    )
     assembler = TextAssembler(
         decoder, choice.stops, include_stop=choice.include_stop, min_tokens=params.min_tokens
     )
     with state.metrics.request() as metrics:
         metrics.on_start(len(prompt))
-        async with aclosing(state.client.generate(choice.request)) as outputs:  # type: ignore[type-var]
-            async for output in outputs:
-                delta = _delta(choice, assembler, output, metrics)
-                yield delta
-                if delta.finish_reason is not None:
-                    return
+        try:
+            async with aclosing(state.client.generate(choice.request)) as outputs:  # type: ignore[type-var]
+                async for output in outputs:
+                    delta = _delta(choice, assembler, output, metrics)
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
+        finally:
+            if choice.index in ended:  # complete for its reader: not an abort
+                metrics.on_finish("stop")
 
 
 def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metrics: RequestMetrics) -> Delta:
@@ -113,6 +135,8 @@ def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metr
         finish_reason=output.finish_reason,
         stop_reason=output.stop_token_id,
         cached_tokens=output.cached_tokens,
+        num_loops=output.num_loops,
+        loop_logprobs=output.loop_logprobs or [],
     )
     for token in output.token_ids:
         if token != output.stop_token_id or choice.include_stop:

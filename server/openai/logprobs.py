@@ -47,6 +47,11 @@ class CompletionLogprobs:
         return out
 
 
+def loop_logprobs(tokens: list[list[float]]) -> list[list[float]]:
+    """Per token what each loop would have given it, with numbers that JSON has."""
+    return [[_number(logprob) for logprob in loops] for loops in tokens]
+
+
 def chat_logprobs(tokenizer: Tokenizer, entries: list[TokenLogprob]) -> dict[str, Any]:
     """OpenAI's chat object: ``{"content": [{token, logprob, bytes, top_logprobs}]}``."""
     content = []
@@ -83,4 +88,4 @@ def _chat_entry(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, A
 
 
 def _number(logprob: float) -> float:
-    return max(logprob, LEAST_LOGPROB)
+    return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB  # also for what is not a number

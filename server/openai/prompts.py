@@ -1,4 +1,4 @@
-"""What the model is given: prompts in any of OpenAI's four shapes, chat messages, fill-in-the-middle."""
+"""What the model is given: prompts in any of OpenAI's four shapes, fill-in-the-middle."""
 
 import asyncio
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ from typing import Any
 from engine.errors import InvalidRequestError
 from engine.sampling_params import check_token_ids
 from engine.tokenizer import Tokenizer
-from server.chat_template import ChatTemplate
-from server.openai.protocol import MAX_PROMPTS, ChatMessage, CompletionRequest
+from server.openai.protocol import MAX_PROMPTS, CompletionRequest
 
 INLINE_CHARS = 4096
 """Texts up to this length are tokenised on the event loop; longer ones would hold up other requests."""
@@ -72,34 +71,6 @@ def split_prompts(prompt: Any) -> list[str | list[int]]:
     return prompt
 
 
-async def chat_prompt(
-    messages: list[ChatMessage],
-    add_generation_prompt: bool,
-    template: ChatTemplate | None,
-    tokenizer: Tokenizer,
-) -> Prompt:
-    """Messages through the model's chat template.
-
-    Special tokens spelled in a message's content are parsed as such, as in every server that renders Hugging Face
-    templates to text.
-
-    Raises:
-        InvalidRequestError: no template, or a template error.
-    """
-    if template is None:
-        raise InvalidRequestError(
-            "This model has no chat template; start the server with --chat-template FILE or use /v1/completions.",
-            param="messages",
-        )
-    text = template.render([_as_turn(message) for message in messages], add_generation_prompt)
-    ids = await encode(tokenizer, text, add_special_tokens=False)
-    if not ids:
-        raise InvalidRequestError(
-            "The chat template made an empty prompt of these messages.", param="messages"
-        )
-    return Prompt(ids, text)
-
-
 async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
     """Tokenise, off the event loop when the text is long."""
     if len(text) <= INLINE_CHARS:
@@ -126,10 +97,3 @@ async def _infill(
         return [*start, fim.prefix, *before, fim.suffix, *after, fim.middle]
 
     return Prompt(await asyncio.to_thread(encode_parts), prompt)
-
-
-def _as_turn(message: ChatMessage) -> dict[str, str]:
-    """A message as templates know it; most don't know the newer name of the system role."""
-    role = "system" if message.role == "developer" else message.role
-    turn = {"role": role, "content": message.content}
-    return turn if message.name is None else {**turn, "name": message.name}

@@ -6,9 +6,17 @@ stop at their first bad item. None means the default, as if the field were left 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from server.openai.checks import check_absent, check_content, check_logit_bias, check_stop
+from server.openai.chat_messages import (
+    ToolCall,
+    check_message_content,
+    check_template_options,
+    check_tool_calls,
+)
+from server.openai.checks import check_absent, check_logit_bias, check_stop
+from server.openai.constraint_fields import ResponseFormat, StructuredOutputs
+from server.openai.tools import Tool, ToolChoice, check_tool_choice, check_tools
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 64
@@ -25,7 +33,24 @@ LogitBias = Annotated[
     dict[int, float], PlainValidator(check_logit_bias, json_schema_input_type=dict[str, float] | None)
 ]
 TokenIds = Annotated[list[int], Field(max_length=MAX_LIST, fail_fast=True)]
-Content = Annotated[str, BeforeValidator(check_content, json_schema_input_type=str | list[dict[str, str]])]
+Loops = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]})]
+"""How many loops to run. Checked by hand (`server.openai.loops`), as the highest is the model's."""
+Content = Annotated[
+    str,
+    BeforeValidator(check_message_content, json_schema_input_type=str | list[dict[str, str]] | None),
+    Field(validate_default=True),
+]
+ToolCalls = Annotated[
+    list[ToolCall], PlainValidator(check_tool_calls, json_schema_input_type=list[dict[str, Any]] | None)
+]
+Tools = Annotated[list[Tool], PlainValidator(check_tools, json_schema_input_type=list[dict[str, Any]] | None)]
+Choosing = Annotated[
+    ToolChoice | None,
+    PlainValidator(check_tool_choice, json_schema_input_type=str | dict[str, Any] | None),
+]
+TemplateOptions = Annotated[
+    dict[str, Any], PlainValidator(check_template_options, json_schema_input_type=dict[str, Any] | None)
+]
 Absent = Annotated[None, PlainValidator(check_absent, json_schema_input_type=None)]
 
 
@@ -64,6 +89,9 @@ class GenerationFields(BaseModel):
     skip_special_tokens: bool | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     cache_salt: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+    loops: Loops = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 class CompletionRequest(GenerationFields):
@@ -74,26 +102,46 @@ class CompletionRequest(GenerationFields):
     max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    loop_logprobs: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     add_special_tokens: bool | None = None
 
 
 class ChatMessage(BaseModel):
-    """One message; only text content is served, and no tool calls."""
+    """One message; only text content is served.
+
+    `tool_calls` stands before `content`, whose check looks at it.
+    """
 
     model_config = ConfigDict(strict=True)
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: ToolCalls = []
+    content: Content = None  # type: ignore[assignment]
     name: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
-    tool_calls: Absent = None
+    tool_call_id: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     function_call: Absent = None
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
-class ChatCompletionRequest(GenerationFields):
+class ChatTemplateFields(BaseModel):
+    """What goes through the chat template beside messages."""
+
+    model_config = ConfigDict(strict=True)
+
+    tools: Tools = []
+    tool_choice: Choosing = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateOptions = {}
+    reasoning_effort: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+
+
+class ChatCompletionRequest(GenerationFields, ChatTemplateFields):
     """Body of ``POST /v1/chat/completions``."""
 
     messages: Messages
@@ -101,19 +149,16 @@ class ChatCompletionRequest(GenerationFields):
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    add_generation_prompt: bool | None = None
+    parallel_tool_calls: bool | None = None
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(ChatTemplateFields):
     """Body of ``POST /tokenize``: a text or messages."""
-
-    model_config = ConfigDict(strict=True)
 
     model: str | None = None
     prompt: str | None = None
     messages: Messages | None = None
     add_special_tokens: bool | None = None
-    add_generation_prompt: bool | None = None
     return_token_strs: bool | None = None
 
 

@@ -20,6 +20,8 @@ def sampling_params(
     seed: int,
     logprobs: int | None,
     prompt_logprobs: int | None,
+    loop_logprobs: bool = False,
+    grammar: str | None,
 ) -> SamplingParams:
     """Parameters of one choice.
 
@@ -27,6 +29,7 @@ def sampling_params(
         eos_token_ids: the model's end tokens, which stop the answer unless `ignore_eos`.
         choice: index among the request's `n`; each draws with its own seed.
         seed: from `request_seed`.
+        grammar: from `server.openai.constraints`.
     """
     stops = dict.fromkeys([*(() if fields.ignore_eos else eos_token_ids), *(fields.stop_token_ids or ())])
     return SamplingParams(
@@ -44,6 +47,8 @@ def sampling_params(
         stop_token_ids=tuple(stops),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        loop_logprobs=loop_logprobs,
+        grammar=grammar,
     )
 
 

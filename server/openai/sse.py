@@ -6,7 +6,7 @@ on LF LF, which rules CRLF out.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import msgspec
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.openai.disconnect import unless_disconnected
-from server.openai.errors import ClientDisconnectedError, log_if_bug, to_api_error
+from server.openai.errors import ApiError, ClientDisconnectedError, log_if_bug, to_api_error
 
 logger = logging.getLogger(__name__)
 
@@ -24,30 +24,44 @@ WRITE_STALL_S = 30.0  # a client that takes nothing for so long holds its sequen
 _encoder = msgspec.json.Encoder()
 
 
-def event(data: object) -> bytes:
-    """One event."""
-    return b"data: " + _encoder.encode(data) + b"\n\n"
+def event(data: object, name: str | None = None) -> bytes:
+    """One event; `name` is for APIs whose events are typed."""
+    frame = b"data: " + _encoder.encode(data) + b"\n\n"
+    return frame if name is None else b"event: " + name.encode() + b"\n" + frame
+
+
+def failed(error: ApiError) -> bytes:
+    """How a stream of OpenAI's chunks ends that can't go on: the error object, and the usual `[DONE]`."""
+    return event(error.body()) + DONE
 
 
 class EventStream(Response):
     """A response of events that ends the work behind it when it ends, however it ends.
 
-    A failure after the first byte can't be an HTTP status any more: it becomes an event with the error object,
-    followed by the usual `[DONE]`.
+    A failure after the first byte can't be an HTTP status any more: it becomes what `failure` makes of it.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self,
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
+        *,
+        failure: Callable[[ApiError], bytes] = failed,
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
         self._rest = rest
+        self._failure = failure
 
     @classmethod
-    async def open(cls, events: AsyncGenerator[bytes, None]) -> "EventStream":
+    async def open(
+        cls, events: AsyncGenerator[bytes, None], *, failure: Callable[[ApiError], bytes] = failed
+    ) -> "EventStream":
         """Wait for the first event, so that what fails before it is still answered by a real HTTP status."""
-        return cls(await anext(events), events)
+        return cls(await anext(events), events, failure=failure)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -69,7 +83,7 @@ class EventStream(Response):
                 raise
             except Exception as error:
                 log_if_bug(error)
-                await _send_part(send, event(to_api_error(error).body()) + DONE)
+                await _send_part(send, self._failure(to_api_error(error)))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

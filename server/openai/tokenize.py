@@ -7,9 +7,10 @@ from fastapi import APIRouter, Request
 
 from engine.sampling_params import check_token_ids
 from server.openai.body import read_body, request_body
+from server.openai.chat_prompt import chat_prompt
 from server.openai.errors import ApiError
 from server.openai.models import check_model
-from server.openai.prompts import chat_prompt, encode
+from server.openai.prompts import encode
 from server.openai.protocol import DetokenizeRequest, TokenizeRequest
 from server.state import State
 
@@ -24,10 +25,7 @@ async def tokenize(request: Request, state: State) -> dict[str, Any]:
     if (fields.prompt is None) == (fields.messages is None):
         raise ApiError(400, "Give either prompt or messages.", param="prompt")
     if fields.messages is not None:
-        rendered = await chat_prompt(
-            fields.messages, fields.add_generation_prompt is not False, state.chat_template, state.tokenizer
-        )
-        ids = rendered.token_ids
+        ids = (await chat_prompt(state, fields.messages, fields)).token_ids
     else:
         assert fields.prompt is not None
         ids = await encode(

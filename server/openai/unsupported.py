@@ -35,9 +35,16 @@ _REFUSED = frozenset(
         *("chat_template", "chat_template_kwargs", "continue_final_message", "documents"),
         *("prompt_embeds", "prompt_logprobs", "truncate_prompt_tokens", "use_beam_search", "length_penalty"),
         *("modalities", "audio", "web_search_options", "input_audio", "file", "mm_processor_kwargs"),
-        *("lora", "lora_path", "loops", "num_loops", "loop_budget", "repetition_detection"),
+        *("lora", "lora_path", "repetition_detection"),
     ]
 )
+# Refused with a word on what to do; a request model that has the field never comes here.
+_HINTS = {
+    "num_loops": "use loops, the number of loops to run",
+    "loop_budget": "use loops, the number of loops to run",
+    "loops": "it belongs to requests that generate text",
+    "loop_logprobs": "it is for /v1/completions",
+}
 # What a client may say explicitly without asking for anything.
 _NOTHING: tuple[object, ...] = (None, False, "", [], {})
 _NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -62,9 +69,13 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
         value = body[name]
         if value in _NOTHING or value in _NEUTRAL.get(name, ()) or (name in _TOOLS and no_tools):
             continue
+        if name in _HINTS:
+            message = f"{name} is not supported here; {_HINTS[name]}."
+            raise InvalidRequestError(message, param=name, code="unsupported_parameter")
         if name in _TOOLS or name in _REFUSED or _CONSTRAINT.fullmatch(name):
+            hint = " Use structured_outputs or response_format." if _CONSTRAINT.fullmatch(name) else ""
             raise InvalidRequestError(
-                f"{name} is not supported by this server.", param=name, code="unsupported_parameter"
+                f"{name} is not supported by this server.{hint}", param=name, code="unsupported_parameter"
             )
         if name not in LABELS:
             ignored.append(name)

@@ -47,6 +47,10 @@ class FakeCore:
     def has_work(self) -> bool:
         return bool(self.requests)
 
+    @property
+    def compiling(self) -> bool:
+        return False
+
     def ready(self) -> EngineReady:
         return EngineReady(
             protocol_version=PROTOCOL_VERSION,

@@ -25,6 +25,8 @@ class Answer:
     finish_reason: str | None = None
     stop_token_id: int | None = None
     cached_tokens: int = 0
+    loop_logprobs: list[list[float]] = field(default_factory=list)
+    num_loops: int = 0
     error: str | None = None
 
     def take(self, output: RequestOutput) -> None:
@@ -35,6 +37,8 @@ class Answer:
         self.finish_reason = output.finish_reason
         self.stop_token_id = output.stop_token_id
         self.cached_tokens = output.cached_tokens
+        self.loop_logprobs += output.loop_logprobs or []
+        self.num_loops = output.num_loops
         self.error = output.error
 
 
@@ -46,7 +50,15 @@ class Driver:
     answers: dict[str, Answer] = field(default_factory=dict)
     passes: int = 0
 
-    def add(self, name: str, prompt: list[int], salt: str = "", priority: int = 0, **params: Any) -> None:
+    def add(
+        self,
+        name: str,
+        prompt: list[int],
+        salt: str = "",
+        priority: int = 0,
+        loops: int | None = None,
+        **params: Any,
+    ) -> None:
         values: dict[str, Any] = {"max_tokens": 8, "seed": 0, "temperature": 0.0, **params}
         self.answers[name] = Answer()
         self.core.add(
@@ -56,6 +68,7 @@ class Driver:
                 params=SamplingParams(**values),
                 cache_salt=salt,
                 priority=priority,
+                num_loops=loops,
             )
         )
 

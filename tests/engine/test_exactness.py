@@ -163,7 +163,7 @@ def test_the_tail_is_exact_and_one_token_less_is_not(loops, window):
     driver = model.driver()
     layout = driver.core.scheduler.layout
     assert layout.tail_starts(len(prompt))[1] > 0
-    driver.core.scheduler.cache.layout = ShorterTail(
+    driver.core.scheduler.layout = ShorterTail(
         layout.num_loops, layout.offset, layout.window, layout.num_layers, layout.block_size
     )
     short = driver.one(prompt, logprobs=20, max_tokens=1)

@@ -31,12 +31,16 @@ def random_case(
     lengths: tuple[int, ...] = (9, 1, 30),
     new_rows: tuple[int, ...] = (3, 1, 8),
     floors: bool = False,
+    fewer_loops: bool = False,
     dtype: torch.dtype = torch.float32,
     cache_dtype: torch.dtype | None = None,
 ) -> KernelCase:
     """A batch in which each sequence has the last `new_rows` positions of every loop as rows.
 
     Tiles are whole segments and nothing is split; `tiled_for` cuts them as a backend wants.
+
+    Args:
+        fewer_loops: each sequence has a random number of loops, and an empty table for each that it does not have.
     """
     rng = np.random.default_rng(seed)
     most_blocks = max(lengths) // block_size + 1
@@ -51,7 +55,9 @@ def random_case(
     floor = torch.zeros(len(lengths), num_loops - 1, dtype=torch.int32)
     for sequence, (length, rows) in enumerate(zip(lengths, new_rows, strict=True)):
         rows = min(rows, length)
-        for loop in range(num_loops):
+        mine = int(rng.integers(1, num_loops + 1)) if fewer_loops else num_loops
+        tables[sequence, mine:] = 0
+        for loop in range(mine):
             if loop and floors:
                 floor[sequence, loop - 1] = int(rng.integers(0, length - rows + 1))
             tiles.append((sequence, len(positions), len(positions) + rows))

@@ -25,6 +25,7 @@ CASES = st.builds(
     block_size=st.sampled_from([1, 3, 4, 16, 32]),
     window=st.integers(1, 20),
     floors=st.booleans(),
+    fewer_loops=st.booleans(),
     lengths=st.just((9, 1, 50)),
     new_rows=st.sampled_from([(1, 1, 1), (9, 1, 50), (2, 1, 33)]),
 )

@@ -1,5 +1,6 @@
 """Row operations: right, and bit-equal for a row whatever the batch, also for odd widths."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -30,8 +31,8 @@ def operations(width: int):
         ),
         "hidden_gates": (
             (width,),
-            lambda x: row_ops.hidden_gates(x, head_weight, bias),
-            lambda x: torch.sigmoid(x @ head_weight.T + bias),
+            lambda x: row_ops.hidden_gates(x, weight, head_weight, bias, 1e-5),
+            lambda x: torch.sigmoid(functional.rms_norm(x, (width,), weight, 1e-5) @ head_weight.T + bias),
         ),
         "query_gates": (
             (4, width),
@@ -56,7 +57,25 @@ def test_right_and_independent_of_the_other_rows(name, width):
 
 def test_extreme_values_stay_finite():
     weight = torch.tensor([[-1000.0], [1000.0], [0.0]])
-    gates = row_ops.hidden_gates(torch.ones(1, 1), weight, torch.zeros(3))
+    gates = row_ops.hidden_gates(torch.ones(1, 1), torch.ones(1), weight, torch.zeros(3), 0.0)
     torch.testing.assert_close(gates, torch.tensor([[0.0, 1.0, 0.5]]), atol=1e-37, rtol=0)
     silu = row_ops.silu_mul(torch.tensor([[-1000.0, 1000.0, 1.0, 1.0]]))
     torch.testing.assert_close(silu, torch.tensor([[0.0, 1000.0]]), atol=1e-34, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_input_of_a_loop(dtype):
+    torch.manual_seed(0)
+    embedding, carries = torch.randn(7, 21).to(dtype), torch.randn(5, 21)
+    tokens, loops, slots = (np.array(v, np.int32) for v in ([3, 3, 6, 0], [0, 2, 0, 1], [4, 4, 0, 1]))
+    x = row_ops.looped_input(embedding, carries, tokens, loops, slots, 0.7, 0.3)
+    assert torch.equal(x[0], embedding[3].float())
+    assert torch.equal(x[2], embedding[6].float())
+    torch.testing.assert_close(x[1], 0.7 * embedding[3].float() + 0.3 * carries[4])
+    torch.testing.assert_close(x[3], 0.7 * embedding[0].float() + 0.3 * carries[1])
+
+
+def test_rows_without_a_slot_are_not_scattered():
+    target = torch.zeros(3, 2)
+    row_ops.scatter_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), np.array([-1, 1], np.int32), target)
+    assert target.tolist() == [[0, 0], [3, 4], [0, 0]]

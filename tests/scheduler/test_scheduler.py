@@ -1,6 +1,8 @@
 """The real scheduler under random load, driven as the engine drives it, with every invariant checked each step."""
 
 import random
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from scheduler.invariants import check, check_idle
 from scheduler.loop_layout import LoopLayout
+from scheduler.policy import parallel_spans
 from scheduler.scheduler import Scheduler, SchedulerLimits
 from scheduler.sequence import Sequence, SequenceState
 from scheduler.step_plan import StepPlan
@@ -23,12 +26,12 @@ def make_scheduler(
 
 def check_readiness(scheduler: Scheduler, step: StepPlan) -> None:
     """The three rules of a row, stated on a finished plan and independent of the policy's code."""
-    layout = scheduler.layout
     assert 0 <= step.num_rows <= scheduler.limits.max_rows
     seen: dict[tuple[int, int], int] = {}
     for segment in step.segments:
         assert segment.num_rows > 0
-        sequence = segment.sequence
+        sequence, layout = segment.sequence, segment.sequence.layout
+        assert segment.loop < layout.num_loops
         assert segment.start == sequence.next[segment.loop]  # rule 1
         assert segment.stop <= len(sequence)
         seen[id(sequence), segment.loop] = segment.stop
@@ -42,15 +45,23 @@ def check_readiness(scheduler: Scheduler, step: StepPlan) -> None:
         assert len({id(segment.sequence) for segment in step.segments}) == len(step.segments)
 
 
+def check_every_loop(step: StepPlan, sampled: Iterable[Sequence]) -> None:
+    """Who wants to know what every loop says gets no token before all loops have been at the newest position."""
+    planned = {(id(segment.sequence), segment.loop): segment.stop for segment in step.segments}
+    for sequence in sampled:
+        for loop in range(sequence.layout.num_loops if sequence.every_loop else 0):
+            assert planned.get((id(sequence), loop), sequence.next[loop]) == len(sequence)
+
+
 def run_step(scheduler: Scheduler, next_token) -> StepPlan:
     step = scheduler.schedule()
     check_readiness(scheduler, step)
-    last_loop = scheduler.layout.num_loops - 1
     tokens = {
         segment.sequence: next_token(segment.sequence)
         for segment in step.segments
-        if segment.loop == last_loop and segment.stop == len(segment.sequence)
+        if segment.loop == segment.sequence.layout.num_loops - 1 and segment.stop == len(segment.sequence)
     }
+    check_every_loop(step, tokens)
     scheduler.commit(step, tokens)
     return step
 
@@ -97,7 +108,13 @@ def test_random_load_keeps_every_invariant(
             to_come -= 1
             prompt = [rng.randrange(2) for _ in range(rng.randrange(1, 30))]
             sequence = Sequence(
-                str(number), prompt, len(prompt), priority=rng.randrange(3), every_position=rng.random() < 0.1
+                str(number),
+                prompt,
+                len(prompt),
+                replace(layout, num_loops=rng.randint(1, layout.num_loops)),
+                priority=rng.randrange(3),
+                every_position=rng.random() < 0.1,
+                every_loop=rng.random() < 0.3,
             )
             scheduler.add(sequence)
             live.append(sequence)
@@ -132,7 +149,7 @@ def steps_until_token(scheduler: Scheduler, sequence: Sequence, tokens: int = 1)
 def test_decode_takes_one_pass_per_token_whatever_the_loop_count(num_loops):
     layout = LoopLayout(num_loops, 1, 4, 2, 4)
     scheduler = make_scheduler(layout, num_blocks=200, max_num_seqs=4, max_rows=64)
-    sequence = Sequence("a", [1, 2, 3], 3)
+    sequence = Sequence("a", [1, 2, 3], 3, layout)
     scheduler.add(sequence)
     steps_until_token(scheduler, sequence)
     for _ in range(10):
@@ -146,7 +163,7 @@ def test_decode_takes_one_pass_per_token_whatever_the_loop_count(num_loops):
 def test_sequential_decode_takes_one_pass_per_loop(num_loops):
     layout = LoopLayout(num_loops, 1, 4, 2, 4)
     scheduler = make_scheduler(layout, num_blocks=200, max_num_seqs=4, max_rows=64, execution="sequential")
-    sequence = Sequence("a", [1, 2, 3], 3)
+    sequence = Sequence("a", [1, 2, 3], 3, layout)
     scheduler.add(sequence)
     steps_until_token(scheduler, sequence)
     assert steps_until_token(scheduler, sequence, 5) == 5 * num_loops
@@ -157,7 +174,7 @@ def test_sequential_decode_takes_one_pass_per_loop(num_loops):
 def test_prompt_costs_its_chunks_plus_the_trailing_loops(length, chunk, num_loops):
     layout = LoopLayout(num_loops, 1, 100, 2, 4)  # a window so long that every loop starts at 0
     scheduler = make_scheduler(layout, num_blocks=500, max_num_seqs=1, max_rows=chunk * num_loops)
-    sequence = Sequence("a", [1] * length, length)
+    sequence = Sequence("a", [1] * length, length, layout)
     scheduler.add(sequence)
     passes = steps_until_token(scheduler, sequence)
     first_chunks = -(-length // (chunk * num_loops))
@@ -165,9 +182,54 @@ def test_prompt_costs_its_chunks_plus_the_trailing_loops(length, chunk, num_loop
     assert passes >= first_chunks
 
 
+@pytest.mark.parametrize("execution", ["parallel", "sequential"])
+def test_a_budget_of_loops_is_obeyed_and_shares_passes(execution):
+    layout = LoopLayout(3, 1, 4, 2, 4)
+    scheduler = make_scheduler(layout, num_blocks=200, max_num_seqs=4, max_rows=64, execution=execution)
+    sequences = [Sequence(str(k), [1, 2, 3], 3, replace(layout, num_loops=k)) for k in (1, 2, 3)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    steps_until_token(scheduler, sequences[2], 3)
+    for _ in range(9):
+        step = run_step(scheduler, lambda s: 7)
+        check(scheduler)
+        loops = {s: [segment.loop for segment in step.segments if segment.sequence is s] for s in sequences}
+        if execution == "parallel":
+            assert list(loops.values()) == [[0], [0, 1], [0, 1, 2]]
+        else:
+            assert all(len(mine) == 1 for mine in loops.values())
+    fewer, _, all_loops = (sequence.num_output_tokens for sequence in sequences)
+    assert (fewer > 2 * all_loops) == (execution == "sequential")
+
+
+def test_sequences_of_different_loops_share_no_block():
+    scheduler = make_scheduler(PLT, num_blocks=200, max_num_seqs=1, max_rows=64)
+    hits = []
+    for k in (2, 1, 2, 1):
+        sequence = Sequence("a", [1] * 40, 40, replace(PLT, num_loops=k))
+        scheduler.add(sequence)
+        steps_until_token(scheduler, sequence)
+        scheduler.finish(sequence)
+        hits.append(sequence.cached_tokens)
+    assert hits == [0, 0, 36, 36]
+
+
+def test_the_newest_position_waits_for_the_loops_between():
+    """Without `every_loop` the last loop may be at the newest position before the one ahead of it."""
+    layout = LoopLayout(3, 1, 4, 2, 4)
+    early = []
+    for every_loop in (False, True):
+        sequence = Sequence("a", [1] * 20, 20, layout, every_loop=every_loop)
+        sequence.next = [19, 19, 19]
+        early.append(parallel_spans(sequence, 2))
+    assert early == [[(0, 19, 20), (2, 19, 20)], [(0, 19, 20), (1, 19, 20)]]
+    sequence.next = [20, 20, 19]
+    assert parallel_spans(sequence, 1) == [(2, 19, 20)]
+
+
 def test_later_loops_of_a_long_prompt_run_on_the_tail_only():
     scheduler = make_scheduler(PLT, num_blocks=500, max_num_seqs=1, max_rows=64)
-    sequence = Sequence("a", [1] * 300, 300)
+    sequence = Sequence("a", [1] * 300, 300, PLT)
     scheduler.add(sequence)
     rows = {0: 0, 1: 0}
     while not sequence.num_output_tokens:
@@ -178,7 +240,7 @@ def test_later_loops_of_a_long_prompt_run_on_the_tail_only():
 
 def test_windows_give_blocks_back_while_the_shared_cache_grows():
     scheduler = make_scheduler(PLT, num_blocks=500, max_num_seqs=1, max_rows=64, prefix_caching=False)
-    sequence = Sequence("a", [1] * 8, 8)
+    sequence = Sequence("a", [1] * 8, 8, PLT)
     scheduler.add(sequence)
     steps_until_token(scheduler, sequence, 200)
     assert len(sequence.tables[0].blocks) == -(-207 // PLT.block_size)
@@ -188,7 +250,7 @@ def test_windows_give_blocks_back_while_the_shared_cache_grows():
 def test_preemption_takes_the_last_ranked_and_keeps_its_tokens():
     num_blocks = PLT.blocks_for(40, 8) + 12
     scheduler = make_scheduler(PLT, num_blocks=num_blocks, max_num_seqs=4, max_rows=8, prefix_caching=False)
-    first, second = Sequence("a", [1] * 8, 8), Sequence("b", [2] * 8, 8)
+    first, second = Sequence("a", [1] * 8, 8, PLT), Sequence("b", [2] * 8, 8, PLT)
     scheduler.add(first)
     scheduler.add(second)
     while not second.num_preemptions:
@@ -203,22 +265,22 @@ def test_preemption_takes_the_last_ranked_and_keeps_its_tokens():
 
 def test_priority_goes_first_but_overtakes_nobody_for_ever():
     scheduler = make_scheduler(PLT, num_blocks=200, max_num_seqs=1, max_rows=8)
-    patient = Sequence("low", [1], 1, priority=1)
-    scheduler.add(Sequence("running", [1], 1))
+    patient = Sequence("low", [1], 1, PLT, priority=1)
+    scheduler.add(Sequence("running", [1], 1, PLT))
     run_step(scheduler, lambda s: 7)
     scheduler.add(patient)
-    urgent = Sequence("high", [1], 1, priority=0)
+    urgent = Sequence("high", [1], 1, PLT, priority=0)
     scheduler.add(urgent)
     assert scheduler.waiting == [urgent, patient]
     scheduler.totals.steps += 5000
-    late = Sequence("late", [1], 1, priority=0)
+    late = Sequence("late", [1], 1, PLT, priority=0)
     scheduler.add(late)
     assert scheduler.waiting == [urgent, patient, late]
 
 
 def test_finish_is_idempotent_in_every_state():
     scheduler = make_scheduler(PLT, num_blocks=50, max_num_seqs=1, max_rows=8)
-    running, waiting = Sequence("a", [1] * 8, 8), Sequence("b", [1] * 8, 8)
+    running, waiting = Sequence("a", [1] * 8, 8, PLT), Sequence("b", [1] * 8, 8, PLT)
     scheduler.add(running)
     scheduler.add(waiting)
     run_step(scheduler, lambda s: 7)

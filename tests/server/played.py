@@ -34,6 +34,7 @@ from tests.make_checkpoint import byte_level_tokenizer
 
 MAX_MODEL_LEN = 512
 VOCAB_SIZE = 320
+NUM_LOOPS = 3
 EOS = 2
 
 _TOKENIZER = byte_level_tokenizer(VOCAB_SIZE)
@@ -45,21 +46,22 @@ Script = Callable[[Request], Iterable[RequestOutput]]
 class PlayedHost:
     """Satisfies `engine.host.EngineHost`: answers each request with all its outputs at once."""
 
-    def __init__(self, script: Script, *, ready: bool = True) -> None:
+    def __init__(self, script: Script, *, ready: bool = True, max_model_len: int = MAX_MODEL_LEN) -> None:
         self.inbox = Inbox()
         self.sent: list[ToEngine] = []
         self._script = script
         self._ready = ready
+        self._max_model_len = max_model_len
 
     async def start(self) -> None:
         if self._ready:
             self.inbox.put(
                 EngineReady(
                     protocol_version=PROTOCOL_VERSION,
-                    max_model_len=MAX_MODEL_LEN,
+                    max_model_len=self._max_model_len,
                     vocab_size=VOCAB_SIZE,
                     num_parameters=1,
-                    num_loops=2,
+                    num_loops=NUM_LOOPS,
                     num_blocks=64,
                     block_size=16,
                     execution="parallel",
@@ -101,15 +103,16 @@ class Played:
     script: Script
     ready: bool = True
     served_name: str = "tiny"
+    max_model_len: int = MAX_MODEL_LEN
     settings: dict[str, Any] = field(default_factory=dict)
     host: PlayedHost = field(init=False)
     change: Callable[[AppState], AppState] = lambda state: state
 
     def __post_init__(self) -> None:
-        self.host = PlayedHost(self.script, ready=self.ready)
+        self.host = PlayedHost(self.script, ready=self.ready, max_model_len=self.max_model_len)
 
     def state(self) -> AppState:
-        self.host = PlayedHost(self.script, ready=self.ready)
+        self.host = PlayedHost(self.script, ready=self.ready, max_model_len=self.max_model_len)
         state = build_state(
             Settings(model=str(self.checkpoint), served_model_name=self.served_name, **self.settings)
         )
@@ -148,6 +151,7 @@ class Played:
                 return await work(app, state)
             finally:
                 await state.client.stop()
+                await state.grammars.close()
 
         return asyncio.run(main())
 
@@ -194,6 +198,8 @@ def says(text: str, *, stop: bool = True) -> Script:
                 finish_reason="stop" if stopped else "length" if last else None,
                 stop_token_id=token if stopped else None,
                 cached_tokens=3,
+                loop_logprobs=[loop_logprobs_of(request)] if params.loop_logprobs else None,
+                num_loops=request.num_loops or NUM_LOOPS,
             )
             if last:
                 return
@@ -215,6 +221,11 @@ def logprob_of(token: int, count: int) -> TokenLogprob:
     """A made-up but fixed value: each token is the second most likely one."""
     others = [(token + 1, -0.5), (token, -1.5), (token + 2, float("-inf"))]
     return TokenLogprob(token, -1.5, others[:count])
+
+
+def loop_logprobs_of(request: Request) -> list[float]:
+    """Made up: the last loop says what `logprob_of` says, the others what JSON has no number for."""
+    return [float("nan"), float("-inf"), -1.5][-(request.num_loops or NUM_LOOPS) :]
 
 
 def _prompt_logprobs(request: Request) -> list[TokenLogprob | None] | None:

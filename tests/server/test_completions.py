@@ -44,6 +44,7 @@ def test_the_answer_has_openai_shape(played: Make) -> None:
         "completion_tokens": 6,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 3},
+        "loops": 3,
     }
 
 
@@ -297,10 +298,9 @@ def test_special_tokens_in_a_plain_prompt_are_special(played: Make) -> None:
         ({"min_tokens": 17}, "min_tokens"),
         ({"prompt": ["a"] * 64, "n": 100}, "n"),
         ({"tools": [{}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_schema": {"type": "object"}}, "response_schema"),
         ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
         ({"guided_anything": 1}, "guided_anything"),
-        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"regex": "a"}, "regex"),
         ({"grammar": "a"}, "grammar"),
         ({"json_schema": {"a": 1}}, "json_schema"),

@@ -149,7 +149,7 @@ MESSAGES = [
     [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}],
     [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "x" * 1_000_000}}]}],
     [{"role": "user", "content": "a", "name": "x" * 1_000_000}],
-    [{"role": "tool", "content": "a"}],
+    [{"role": "function", "content": "a"}],
 ]
 
 

@@ -127,6 +127,21 @@ def test_echo_gives_the_prompts_logprobs(demo):
     assert "".join(choice.logprobs.tokens) == choice.text
 
 
+def test_a_budget_of_loops_and_what_each_loop_says(demo):
+    common = {"model": "demo", "prompt": "def add(a, b):", "max_tokens": 9, "temperature": 0, "logprobs": 0}
+    client = demo.client()
+    both, one = (
+        client.completions.create(**common, extra_body={"loops": loops, "loop_logprobs": True})
+        for loops in (2, 1)
+    )
+    by_header = client.completions.create(**common, extra_headers={"X-Loops": "1"})
+    assert [answer.usage.loops for answer in (both, one, by_header)] == [2, 1, 1]
+    assert by_header.choices[0].text == one.choices[0].text
+    for answer in (both, one):
+        choice = answer.choices[0]
+        assert [loops[-1] for loops in choice.loop_logprobs] == choice.logprobs.token_logprobs
+
+
 def test_n_and_lists_of_prompts_are_numbered(demo):
     ids = demo.client().completions.create(model="demo", prompt=[[300, 301], [302]], n=2, max_tokens=2)
     assert [choice.index for choice in ids.choices] == [0, 1, 2, 3]
@@ -158,7 +173,7 @@ def test_errors_have_openai_shape(demo):
         client.completions.create(model="demo", prompt=[999999])
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(
-            model="demo", messages=[{"role": "user", "content": "x"}], response_format={"type": "json_object"}
+            model="demo", messages=[{"role": "user", "content": "x"}], response_format={"type": "json_schema"}
         )
 
 

@@ -2,8 +2,8 @@
 # Installs the servers that loopserve is compared with, each into its own environment under $1.
 # What is there already is left alone. Needs a C++ compiler; about 6 GB and half an hour.
 set -eu
-peers=$1
-mkdir -p "$peers/src"
+mkdir -p "$1/src"
+peers=$(cd "$1" && pwd)
 
 environment() { # name, packages
     name=$1

@@ -21,6 +21,7 @@ CASES = st.builds(
     block_size=st.sampled_from([1, 4, 16, 32]),
     window=st.integers(1, 64),
     floors=st.booleans(),
+    fewer_loops=st.booleans(),
     lengths=st.tuples(st.integers(1, 90), st.integers(1, 300), st.integers(1, 20)),
     new_rows=st.sampled_from([(1, 1, 1), (9, 1, 20), (1, 33, 2)]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),

@@ -1,0 +1,73 @@
+"""Reads nested JSON of request bodies by hand: one kind of thing per function, one error at most.
+
+For lists whose entries have many shapes (items of a conversation, content parts, tools), where a validator would try
+every shape and report on each.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from engine.errors import InvalidRequestError
+
+MAX_SHOWN = 64
+MAX_DEPTH = 96
+"""Levels of nesting in what is kept as it is, such as a schema: what writes it again would stop at some depth."""
+
+
+def wrong(where: str, problem: str) -> NoReturn:
+    """Refuse the request.
+
+    Args:
+        where: path of the field, such as ``input.3.content``.
+        problem: goes on after the path: "must be a string".
+
+    Raises:
+        InvalidRequestError: always.
+    """
+    raise InvalidRequestError(f"{where} {problem}.", param=where)
+
+
+def objects(value: object, where: str, most: int) -> list[dict[str, Any]]:
+    """A list of at most `most` objects."""
+    if not isinstance(value, list):
+        wrong(where, "must be a list of objects")
+    if len(value) > most:
+        wrong(where, f"may have at most {most} entries")
+    for index, entry in enumerate(value):
+        if not isinstance(entry, dict):
+            wrong(f"{where}.{index}", "must be an object")
+    return value
+
+
+def text(entry: dict[str, Any], name: str, where: str) -> str:
+    """The string at `name`, which must be there."""
+    value = entry.get(name)
+    if not isinstance(value, str):
+        wrong(f"{where}.{name}", "must be a string")
+    return value
+
+
+def optional_text(entry: dict[str, Any], name: str, where: str) -> str | None:
+    """The string at `name`, if there is one."""
+    return None if entry.get(name) is None else text(entry, name, where)
+
+
+def shown(value: object) -> str:
+    """A client's own word, short and harmless enough for an error message."""
+    return ascii(value)[:MAX_SHOWN]
+
+
+def shallow(value: object, where: str) -> None:
+    """Any JSON, but not nested too deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for one in level for child in _children(one)]
+        if not level:
+            return
+    wrong(where, f"is nested more than {MAX_DEPTH} deep")
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
