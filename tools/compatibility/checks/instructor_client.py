@@ -5,11 +5,13 @@ from typing import Literal
 import instructor
 import openai
 from checking import API, ASK_LANGUAGE, KEY, MODEL, TIMEOUT_S, feature, main, require
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Language(BaseModel):
-    """A programming language."""
+    """A programming language. Closed, as the model behind the server would go on adding properties."""
+
+    model_config = ConfigDict(extra="forbid")
 
     language: Literal["python", "rust", "go"]
     level: int = Field(ge=1, le=5)

@@ -28,13 +28,15 @@ from checking import (
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 CHAT = [SystemMessage("You are a helpful assistant."), HumanMessage("Add two numbers.")]
 
 
 class Language(BaseModel):
-    """A programming language."""
+    """A programming language. Closed, as the model behind the server would go on adding properties."""
+
+    model_config = ConfigDict(extra="forbid")
 
     language: Literal["python", "rust", "go"]
     level: int = Field(ge=1, le=5)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from checking import API, KEY, MODEL, UNKNOWN_MODEL, WRONG_KEY, equal, feature, main, raises, require
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_ai import Agent, NativeOutput, ToolOutput
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
@@ -16,7 +16,9 @@ SHORT = ModelSettings(max_tokens=24, temperature=0)
 
 
 class Language(BaseModel):
-    """A programming language."""
+    """A programming language. Closed, as the model behind the server would go on adding properties."""
+
+    model_config = ConfigDict(extra="forbid")
 
     language: Literal["python", "rust", "go"]
     level: int = Field(ge=1, le=5)
