@@ -57,7 +57,10 @@ class TextAssembler:
 
 def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`, without being all of it."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+    if len(stop) == 1:
+        return 0
+    tail = text[1 - len(stop) :]
+    at = tail.find(stop[0])
+    while at >= 0 and not stop.startswith(tail[at:]):
+        at = tail.find(stop[0], at + 1)
+    return 0 if at < 0 else len(tail) - at

@@ -36,14 +36,13 @@ class ChoiceReader:
 
     def read(self, delta: Delta) -> list[ChatEvent]:
         """The events of a delta; `ended` is set with the last one, even where the engine would go on."""
-        finished = delta.finish_reason is not None
         events: list[ChatEvent] = []
-        reasoning, content = self._split(delta.text, finished)
-        if reasoning:
-            events.append(ReasoningDelta(self._index, reasoning))
-        events += self._events(self._parse(content, finished))
-        if delta.logprobs:
-            _attach(events, ContentDelta(self._index, "", delta.logprobs))
+        if self._reasoning is not None or self._parser is not None:
+            events += self._read(delta.text, delta.finish_reason is not None)
+            if delta.logprobs:
+                _attach(events, ContentDelta(self._index, "", delta.logprobs))
+        elif delta.text or delta.logprobs:
+            events.append(ContentDelta(self._index, delta.text, delta.logprobs))
         if self._one_call and self._complete:
             self.ended = True
             events.append(ChatFinish(self._index, "tool_calls", None))
@@ -53,6 +52,11 @@ class ChoiceReader:
             reason = "tool_calls" if called else delta.finish_reason
             events.append(ChatFinish(self._index, reason, delta.stop_reason))
         return events
+
+    def _read(self, text: str, finished: bool) -> list[ChatEvent]:
+        reasoning, content = self._split(text, finished)
+        events: list[ChatEvent] = [ReasoningDelta(self._index, reasoning)] if reasoning else []
+        return events + self._events(self._parse(content, finished))
 
     def _split(self, text: str, finished: bool) -> tuple[str, str]:
         if self._reasoning is None:

@@ -29,6 +29,7 @@ class FakeCore:
         self.rows = 0
         self.new: list[str] = []
         self.admitted: list[str] = []
+        self.compiling = False
 
     @classmethod
     def load(cls, options: EngineOptions, show_progress: bool) -> "FakeCore":
@@ -46,10 +47,6 @@ class FakeCore:
     @property
     def has_work(self) -> bool:
         return bool(self.requests)
-
-    @property
-    def compiling(self) -> bool:
-        return False
 
     def ready(self) -> EngineReady:
         return EngineReady(

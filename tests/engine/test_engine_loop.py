@@ -1,6 +1,14 @@
 """The loop alone, with messages from a list and no transport."""
 
-from engine.engine_loop import EXIT_CRASHED, EXIT_MODEL_ERROR, EXIT_OK, IDLE_WAIT_S, run_engine
+from engine.engine_loop import (
+    COMPILING_WAIT_S,
+    EXIT_CRASHED,
+    EXIT_MODEL_ERROR,
+    EXIT_OK,
+    IDLE_WAIT_S,
+    run_engine,
+    run_loop,
+)
 from engine.messages import (
     Abort,
     EngineFailed,
@@ -60,6 +68,15 @@ def test_waits_only_when_idle_and_beats_every_turn() -> None:
     script.run()
     assert script.waits[:4] == [IDLE_WAIT_S, IDLE_WAIT_S, 0.0, IDLE_WAIT_S]
     assert script.beats == 1 + 5
+
+
+def test_looks_often_but_never_spins_while_a_grammar_compiles() -> None:
+    script = Script([[], [fake_request("a", [5], 1)], []])
+    core = FakeCore()
+    core.compiling = True
+    run_loop(core, script.receive, script.sent.append, script.beat)
+    assert script.waits == [COMPILING_WAIT_S] * 4
+    assert 0 < COMPILING_WAIT_S < IDLE_WAIT_S
 
 
 def test_refused_and_unaddable_requests_end_alone() -> None:

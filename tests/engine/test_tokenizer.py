@@ -181,6 +181,10 @@ def test_special_tokens_are_parsed_added_and_skipped_as_asked(byte_level: Tokeni
     assert byte_level.encode(text, add_special_tokens=False) == parsed[1:]
     assert byte_level.decode(parsed) == "ab"
     assert byte_level.decode(parsed, skip_special_tokens=False) == "<s>a<|im_start|>b"
+    start = byte_level.special_token_id("<|im_start|>")
+    assert start is not None
+    stream = byte_level.stream_decoder((), shown=frozenset([start]))
+    assert "".join(map(stream.push, parsed)) == "a<|im_start|>b"
     literal = byte_level.encode(text, parse_special=False)
     assert byte_level.special_token_id("<|im_start|>") not in literal
     assert byte_level.decode(literal) == text

@@ -71,3 +71,23 @@ def test_the_reason_of_raise_exception_is_told() -> None:
 def test_a_malformed_template_is_found_at_the_start(source: str) -> None:
     with pytest.raises(TokenizerError, match="doesn't compile"):
         ChatTemplate(source, SPECIAL)
+
+
+def test_tools_and_options_reach_the_template() -> None:
+    template = ChatTemplate("{{ tools | tojson }}{{ mode }}{{ bos_token }}", SPECIAL)
+    assert template.render(MESSAGES, True, [{"a": 1}], {"mode": "m"}) == '[{"a": 1}]m<s>'
+    assert template.render(MESSAGES, True) == "null<s>"
+    assert {"messages", "tools", "bos_token", "tokenize"} <= template.reserved
+
+
+@pytest.mark.parametrize(
+    ("source", "shows"),
+    [
+        ("{{ messages[0].content }}", False),
+        ("{{ tools | tojson }}", True),
+        ("{% if tools %}{{ tools[0].function.name }}{% endif %}", True),
+        ("{{ raise_exception('no') }}", False),
+    ],
+)
+def test_whether_a_template_shows_tools(source: str, shows: bool) -> None:
+    assert ChatTemplate(source, SPECIAL).renders_tools() is shows

@@ -64,6 +64,8 @@ class Grammar:
         return "\n".join([f"start: {start}", *self.rules]) + "\n"
 
 
+_ESCAPED = str.maketrans({"\n": "\\n", "\r": "\\r"})
+
 Call = Callable[[Grammar, Tool], str]
 """Adds the rules of one function's call; returns the name of the rule."""
 
@@ -203,4 +205,6 @@ def _without(marker: str) -> str:
 
 
 def _regex(pattern: str) -> str:
-    return "/" + re.sub(r"(?<!\\)/", r"\\/", pattern) + "/"
+    """A pattern as Lark writes it: on one line, slashes escaped unless they are already."""
+    escaped = re.sub(r"\\.|/", lambda found: r"\/" if found[0] == "/" else found[0], pattern, flags=re.DOTALL)
+    return f"/{escaped.translate(_ESCAPED)}/"

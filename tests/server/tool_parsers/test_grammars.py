@@ -179,3 +179,26 @@ def test_quotes_and_slashes_are_only_text() -> None:
         text = walk(calls_grammar(form.call, [Tool("f", None, schema)], {}, many=False), seed)
         ((_, arguments),) = read(lambda form=form: form.parser([Tool("f", None, schema)]), text).parsed
         assert arguments["e"] in nasty
+
+
+@pytest.mark.parametrize(
+    ("pattern", "values"),
+    [
+        ("^[/]x$", {"/x"}),
+        (r"^\\/a$", {r"\/a"}),
+        ("^a\nb$", {"a\nb"}),
+        ("^a|b$", {"a", "b"}),
+        (r"^a\$$", {"a$"}),
+    ],
+)
+@pytest.mark.parametrize("form", [QWEN3_CODER, IQUEST], ids=lambda form: form.name)
+def test_patterns(form: ToolFormat, pattern: str, values: set[str]) -> None:
+    tool = Tool(
+        "f",
+        None,
+        {"type": "object", "properties": {"s": {"type": "string", "pattern": pattern}}, "required": ["s"]},
+    )
+    for seed in range(5):
+        text = walk(calls_grammar(form.call, [tool], {}, many=False), seed)
+        ((_, arguments),) = read(lambda: form.parser([tool]), text).parsed
+        assert arguments["s"] in values
