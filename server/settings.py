@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     max_waiting_requests: int = Field(
         256, ge=0, description="Most sequences waiting beyond those running; more get 503 with Retry-After."
     )
+    sse_keep_alive: float = Field(
+        15.0,
+        ge=0,
+        le=3600,
+        description="Seconds without an event after which a stream gets a comment; 0 for never.",
+    )
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

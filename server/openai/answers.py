@@ -19,11 +19,16 @@ from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta
 from server.openai.models import check_model
 from server.openai.prompts import Prompt
-from server.openai.protocol import MAX_SEQUENCES, GenerationFields
-from server.openai.sse import DONE, EventStream, event
-from server.state import AppState
+from server.openai.protocol import MAX_SEQUENCES, GenerationFields, StreamOptions
+from server.openai.sse import DONE, EventStream, encode, event
+from server.state import AppState, get_state
 
-Chunks = AsyncGenerator[dict[str, Any], None]
+Chunks = AsyncGenerator[dict[str, Any] | bytes, None]
+"""Objects of a stream; bytes are a whole event already, as `Answer.chunk` makes them."""
+
+
+EVENT_END = b"}\n\n"
+NULL_USAGE_END = b',"usage":null}\n\n'
 
 
 @dataclass(slots=True)
@@ -51,17 +56,25 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is the same in every object of one answer."""
+    """What is the same in every object of one answer.
+
+    Attributes:
+        null_usage: chunks without usage say so; OpenAI does that where a last chunk with usage was asked for.
+    """
 
     id: str
     created: int
     model: str
+    null_usage: bool = False
+    _heads: dict[str, bytes] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def begin(cls, prefix: str, model: str) -> "Answer":
-        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model)
+    def begin(cls, prefix: str, model: str, stream_options: StreamOptions | None = None) -> "Answer":
+        null_usage = stream_options is not None and bool(stream_options.include_usage)
+        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model, null_usage)
 
     def object(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None = None) -> dict[str, Any]:
+        """A whole answer."""
         out: dict[str, Any] = {
             "id": self.id,
             "object": kind,
@@ -70,6 +83,16 @@ class Answer:
             "choices": choices,
         }
         return out if usage is None else {**out, "usage": usage.as_object()}
+
+    def chunk(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None = None) -> bytes:
+        """One event of a streamed answer; what is the same in all of them is encoded once."""
+        head = self._heads.get(kind)
+        if head is None:
+            constant = event(self.object(kind, []))
+            head = self._heads[kind] = constant[: constant.rindex(b"[]")]
+        if usage is not None:
+            return head + encode(choices) + b',"usage":' + encode(usage.as_object()) + EVENT_END
+        return head + encode(choices) + (NULL_USAGE_END if self.null_usage else EVENT_END)
 
 
 def admit(state: AppState, fields: GenerationFields) -> EngineReady:
@@ -127,9 +150,11 @@ def make_choices(
     return choices
 
 
-async def respond_streamed(request: Request, chunks: Chunks) -> Response:
-    """Answer with events; errors before the first one get their own status."""
-    return await unless_disconnected(request.receive, EventStream.open(_events(chunks)))
+async def respond_streamed(request: Request, chunks: Chunks, *, end: bytes = DONE) -> Response:
+    """Answer with events and then `end`; errors before the first one get their own status."""
+    keep_alive = get_state(request).settings.sse_keep_alive
+    opening = EventStream.open(_events(chunks, end), keep_alive=keep_alive, end=end)
+    return await unless_disconnected(request.receive, opening)
 
 
 async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
@@ -137,8 +162,9 @@ async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, An
     return JSONResponse(await unless_disconnected(request.receive, body))
 
 
-async def _events(chunks: Chunks) -> AsyncGenerator[bytes, None]:
+async def _events(chunks: Chunks, end: bytes) -> AsyncGenerator[bytes, None]:
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield event(chunk)
-    yield DONE
+            yield chunk if type(chunk) is bytes else event(chunk)
+    if end:
+        yield end

@@ -48,7 +48,7 @@ class ChatRun:
             fields.messages, fields.add_generation_prompt is not False, state.chat_template, state.tokenizer
         )
         params = _params(state, fields, len(prompt.token_ids), engine.max_model_len)
-        answer = Answer.begin(id_prefix, state.model_name)
+        answer = Answer.begin(id_prefix, state.model_name, fields.stream_options)
         choices = make_choices(fields, answer, [prompt], [params], engine.vocab_size)
         return cls(state, answer, len(prompt.token_ids), choices)
 

@@ -59,6 +59,12 @@ async def run_choices(state: AppState, choices: list[Choice]) -> AsyncGenerator[
         UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first one that any choice meets.
     """
     state.client.admit(len(choices))
+    if len(choices) == 1:
+        # Nothing to merge: a task and a queue between would cost each token another turn of the event loop.
+        async with aclosing(_run_choice(state, choices[0])) as deltas:
+            async for delta in deltas:
+                yield delta
+        return
     queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(state, choice, queue)) for choice in choices]
     unfinished = len(tasks)

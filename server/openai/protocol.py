@@ -36,6 +36,7 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None  # accepted: nothing here needs padding against eavesdroppers
 
 
 class GenerationFields(BaseModel):
@@ -76,6 +77,7 @@ class CompletionRequest(GenerationFields):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
 
 
 class ChatMessage(BaseModel):

@@ -33,7 +33,7 @@ _TOOLS = frozenset(["tools", "functions", "tool_choice", "function_call"])
 _REFUSED = frozenset(
     [
         *("chat_template", "chat_template_kwargs", "continue_final_message", "documents"),
-        *("prompt_embeds", "prompt_logprobs", "truncate_prompt_tokens", "use_beam_search", "length_penalty"),
+        *("prompt_embeds", "prompt_logprobs", "use_beam_search", "length_penalty"),
         *("modalities", "audio", "web_search_options", "input_audio", "file", "mm_processor_kwargs"),
         *("lora", "lora_path", "loops", "num_loops", "loop_budget", "repetition_detection"),
     ]

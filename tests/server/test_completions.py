@@ -307,7 +307,8 @@ def test_special_tokens_in_a_plain_prompt_are_special(played: Make) -> None:
         ({"choice": ["a"]}, "choice"),
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
-        ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": 513}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": 5, "suffix": "x"}, "truncate_prompt_tokens"),
     ],
 )
 def test_what_is_refused(played: Make, body: dict[str, Any], param: str) -> None:
