@@ -151,7 +151,8 @@ async def _ask(app: Any, host: LockstepHost, path: str, body: bytes) -> float:
             assert message["status"] == 200, message
         else:
             times.append(time.perf_counter())
-            host.sent_events.release()
+            if b'"role"' not in message["body"]:  # that one comes with the first token's
+                host.sent_events.release()
 
     gc.collect()
     await app(_scope(path), receive, send)

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from engine.messages import EngineReady
-from engine.sampling_params import SamplingParams, check_context_length
+from engine.sampling_params import SamplingParams, check_context_length, check_token_ids
 from server.openai.answers import Answer, Usage, end_tokens, make_choices
 from server.openai.generation import Choice, Delta, run_choices
 from server.openai.prompts import Prompt
@@ -49,6 +49,8 @@ class CompletionRun:
         Raises:
             ApiError, InvalidRequestError: the request is at fault.
         """
+        for prompt in prompts:
+            check_token_ids("prompt", prompt.token_ids, engine.vocab_size)
         params = [_params(state, fields, prompt, engine.max_model_len) for prompt in prompts]
         answer = Answer.begin(id_prefix, state.model_name, fields.stream_options)
         choices = make_choices(fields, answer, prompts, params, engine.vocab_size)

@@ -58,7 +58,8 @@ def _check_combinations(fields: CompletionRequest, engine: EngineReady) -> None:
 
 
 async def _suffix_prompt(fields: CompletionRequest, suffix: str, state: AppState) -> Prompt:
-    given = split_prompts(fields.prompt)
+    # At the start of a file nothing stands before the gap.
+    given = [""] if fields.prompt == "" else split_prompts(fields.prompt)
     if len(given) != 1 or not isinstance(given[0], str):
         raise ApiError(400, "suffix needs prompt to be one string.", param="suffix")
     return await fim_prompt(

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from server.openai import chat, completions, models, tokenize
+from server.openai import chat, completions, fim_completions, infill, models, tokenize
 
 router = APIRouter()
-for module in (completions, chat, models, tokenize):
+for module in (completions, chat, fim_completions, infill, models, tokenize):
     router.include_router(module.router)
