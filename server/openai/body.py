@@ -7,6 +7,14 @@ import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from server.error_catalogue import (
+    INVALID_JSON,
+    MISSING_FIELD,
+    NOT_AN_OBJECT,
+    TOO_MANY_FIELDS,
+    UNSUPPORTED_ENCODING,
+    UNSUPPORTED_MEDIA_TYPE,
+)
 from server.openai.errors import ApiError
 from server.openai.unsupported import check_unknown
 
@@ -27,19 +35,17 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
-        raise ApiError(415, "Send the body as Content-Type: application/json.", code="unsupported_media_type")
+        raise ApiError.of(UNSUPPORTED_MEDIA_TYPE)
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ApiError(415, "Send the body uncompressed.", code="unsupported_media_type")
+        raise ApiError.of(UNSUPPORTED_ENCODING)
     try:
         values = orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
-        raise ApiError(
-            400, f"The body is not valid JSON: {str(error)[:MAX_SHOWN]}.", code="invalid_json"
-        ) from None
+        raise ApiError.of(INVALID_JSON, problem=str(error)[:MAX_SHOWN]) from None
     if not isinstance(values, dict):
-        raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
+        raise ApiError.of(NOT_AN_OBJECT)
     if len(values) > MAX_FIELDS:
-        raise ApiError(400, f"The body may have at most {MAX_FIELDS} fields.")
+        raise ApiError.of(TOO_MANY_FIELDS, limit=MAX_FIELDS)
     check_unknown(values, model.model_fields)
     try:
         return model.model_validate(values)
@@ -70,6 +76,6 @@ def _first_problem(error: ValidationError) -> ApiError:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in problem["loc"])[:MAX_SHOWN]
     if problem["type"] == "missing":
-        return ApiError(400, f"{where} is required.", param=where)
+        return ApiError.of(MISSING_FIELD, param=where, field=where)
     text = _SUBJECT.sub("", problem["msg"])[:MAX_SHOWN]
     return ApiError(400, f"{where} {text}.", param=where)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Mapping
 
 from engine.errors import InvalidRequestError
+from server.error_catalogue import UNSUPPORTED_PARAMETER
+from server.openai.errors import ApiError
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
     """Look at the fields of a request body that its model does not have.
 
     Raises:
-        InvalidRequestError: a field asks for something that is not implemented and can't be ignored.
+        ApiError: a field asks for something that is not implemented and can't be ignored.
+        InvalidRequestError: a label is too long.
     """
     ignored = []
     # A client that forbids tool calls may still send the tools.
@@ -63,9 +66,7 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
         if value in _NOTHING or value in _NEUTRAL.get(name, ()) or (name in _TOOLS and no_tools):
             continue
         if name in _TOOLS or name in _REFUSED or _CONSTRAINT.fullmatch(name):
-            raise InvalidRequestError(
-                f"{name} is not supported by this server.", param=name, code="unsupported_parameter"
-            )
+            raise ApiError.of(UNSUPPORTED_PARAMETER, param=name, field=name)
         if name not in LABELS:
             ignored.append(name)
         elif not _is_small(value):
