@@ -19,6 +19,9 @@ MAX_ERROR_CHARS = 200
 class ChatTemplate:
     """A compiled template.
 
+    Attributes:
+        source: Jinja text.
+
     Args:
         source: Jinja text.
         special: names a template may use, such as ``bos_token``.
@@ -39,6 +42,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, RecursionError) as error:
             reason = " ".join(str(error).split())[:MAX_ERROR_CHARS]
             raise TokenizerError(f"The chat template doesn't compile: {reason}.") from None
+        self.source = source
         self._special = special
 
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:

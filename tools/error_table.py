@@ -19,12 +19,12 @@ Every failure of every endpoint, of routing and of middleware has OpenAI's error
     {"error": {"message": "...", "type": "...", "param": "prompt", "code": "context_length_exceeded"}}
 
 `param` is the request field at fault, or null. All four keys are always there. *Places in italics* vary. Texts may be
-made more exact; codes, types and statuses are stable, and so is the wording of `context_length_exceeded`, which LiteLLM,
-LangChain, OpenHands and Aider look into.
+made more exact; codes, types and statuses are stable, and so is the wording of `context_length_exceeded`, which
+LiteLLM, LangChain, OpenHands and Aider look into.
 
 A request that fails after the first byte of its stream was sent gets the same object as an event,
-`data: {"error": {...}}`, and then the stream's usual end. `invalid_request_error` means that sending the same again can't
-help; `server_error` that it may.
+`data: {"error": {...}}`, and then the stream's usual end. `invalid_request_error` means that sending the same again
+can't help; `server_error` that it may.
 
 | status | type | code | message | when |
 |---|---|---|---|---|
