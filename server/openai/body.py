@@ -55,10 +55,16 @@ async def read_body(request: Request, model: type[Model]) -> Model:
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
     """Describes a route's body in the OpenAPI document, as FastAPI doesn't see what `read_body` reads."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-    content = {"application/json": {"schema": _inlined(schema, definitions)}}
+    content = {"application/json": {"schema": inlined_schema(model.model_json_schema())}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def inlined_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema without references: it can be put anywhere in a document."""
+    rest = dict(schema)
+    definitions = rest.pop("$defs", {})
+    out: dict[str, Any] = _inlined(rest, definitions)
+    return out
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ stop at their first bad item. None means the default, as if the field were left 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from server.openai.checks import check_absent, check_content, check_logit_bias, check_stop
 
@@ -19,6 +19,15 @@ MAX_LIST = 1024
 MAX_DETOKENIZED = 1 << 18
 MAX_NAME_CHARS = 256
 
+
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+_IDS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+PROMPT_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        *(_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_PROMPTS}),
+        *(_IDS, {"type": "array", "items": _IDS, "minItems": 1, "maxItems": MAX_PROMPTS}),
+    ]
+}
 
 Stops = Annotated[list[str], PlainValidator(check_stop, json_schema_input_type=str | list[str] | None)]
 LogitBias = Annotated[
@@ -70,7 +79,7 @@ class GenerationFields(BaseModel):
 class CompletionRequest(GenerationFields):
     """Body of ``POST /v1/completions``. `prompt` is checked by hand: see `server.openai.prompts`."""
 
-    prompt: Any = None
+    prompt: Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)] = None
     suffix: str | None = None
     max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     echo: bool | None = None

@@ -23,9 +23,11 @@ LABELS = frozenset(
     [
         *("user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
         *("safety_identifier", "verbosity", "reasoning_effort", "parallel_tool_calls", "request_id"),
-        *("prediction", "session_id"),
+        "session_id",
     ]
 )
+# Hints that may speed an answer up but never change it; Continue sends whole files as `prediction`.
+HINTS = frozenset(["prediction"])
 
 _CONSTRAINT = re.compile(
     r"guided_.*|structured_.*|response_(format|schema)|regex|ebnf|grammar|gbnf|lark|json_(schema|object)"
@@ -67,6 +69,8 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
             continue
         if name in _TOOLS or name in _REFUSED or _CONSTRAINT.fullmatch(name):
             raise ApiError.of(UNSUPPORTED_PARAMETER, param=name, field=name)
+        if name in HINTS:
+            continue
         if name not in LABELS:
             ignored.append(name)
         elif not _is_small(value):
