@@ -8,7 +8,7 @@ import msgspec
 
 from engine.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):

@@ -7,35 +7,16 @@ bytes through an incremental UTF-8 decoder can't, and logprobs need the exact by
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import read_json_object
 from engine.config_fields import Fields, shown
 from engine.errors import ConfigError, InvalidRequestError, TokenizerError
+from engine.fim_tokens import find_fim_tokens
 from engine.token_vocabularies import JsonVocabulary, SentencePieceVocabulary, Vocabulary
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
-
-# (prefix, suffix, middle) as the code models spell them: Qwen, StarCoder, SantaCoder, Code Llama, DeepSeek.
-FIM_SPELLINGS = (
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    ("<PRE>", "<SUF>", "<MID>"),
-    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
-)
-
-
-@dataclass(frozen=True)
-class FimTokens:
-    """Ids of the fill-in-the-middle markers."""
-
-    prefix: int
-    suffix: int
-    middle: int
 
 
 class Tokenizer:
@@ -45,6 +26,7 @@ class Tokenizer:
         vocab_size: highest token id + 1; the model's embedding may be wider.
         bos_token_id: beginning of a text, or None.
         eos_token_id: the tokenizer's own end of a text, or None; the model may stop at more.
+        pad_token_id: the tokenizer's padding, which nothing here needs but clients ask for, or None.
         fim: fill-in-the-middle markers, or None where the vocabulary has none.
         chat_template: Jinja source, or None where the model has none.
     """
@@ -55,6 +37,7 @@ class Tokenizer:
         bos_token_id: int | None = None,
         eos_token_id: int | None = None,
         chat_template: str | None = None,
+        pad_token_id: int | None = None,
     ) -> None:
         self._vocabulary = vocabulary
         self._bytes = vocabulary.token_bytes()
@@ -62,8 +45,9 @@ class Tokenizer:
         self.vocab_size = len(self._bytes)
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
+        self.pad_token_id = pad_token_id
         self.chat_template = chat_template
-        self.fim = self._find_fim()
+        self.fim = find_fim_tokens(self.special_token_id)
 
     @classmethod
     def load(cls, model_dir: Path) -> "Tokenizer":
@@ -85,6 +69,7 @@ class Tokenizer:
             bos_token_id=_named_id(config, "bos_token", vocabulary),
             eos_token_id=_named_id(config, "eos_token", vocabulary),
             chat_template=_chat_template(model_dir, config),
+            pad_token_id=_pad_id(config, vocabulary),
         )
 
     def encode(self, text: str, add_special_tokens: bool = True, parse_special: bool = True) -> list[int]:
@@ -140,13 +125,6 @@ class Tokenizer:
         """
         hidden = self._special - shown if skip_special_tokens else frozenset()
         return StreamDecoder(self, self._vocabulary.leading_spaces, prompt_ids, hidden)
-
-    def _find_fim(self) -> FimTokens | None:
-        for spelling in FIM_SPELLINGS:
-            prefix, suffix, middle = (self.special_token_id(text) for text in spelling)
-            if prefix is not None and suffix is not None and middle is not None:
-                return FimTokens(prefix, suffix, middle)
-        return None
 
 
 class StreamDecoder:
@@ -210,6 +188,14 @@ def _named_id(config: Fields, key: str, vocabulary: Vocabulary) -> int | None:
     if token_id is None:
         raise TokenizerError(f"{config.where}: {key} {shown(value)} is not a token of the vocabulary.")
     return token_id
+
+
+def _pad_id(config: Fields, vocabulary: Vocabulary) -> int | None:
+    """Id of the padding token; none where it is not named or unknown, as no answer depends on it."""
+    value = config.values.get("pad_token")
+    if isinstance(value, dict):
+        value = value.get("content")
+    return vocabulary.special_token_id(value) if isinstance(value, str) else None
 
 
 def _chat_template(model_dir: Path, config: Fields) -> str | None:

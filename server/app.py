@@ -11,6 +11,8 @@ from server.http_metrics import HttpMetricsMiddleware, HttpSeries
 from server.lifespan import lifespan
 from server.openai.errors import install_error_handlers
 from server.openai.routes import router as openai_router
+from server.openapi import ADDRESS as OPENAPI_ADDRESS
+from server.openapi import install_openapi
 from server.operations import router as operations_router
 from server.request_id import RequestIdMiddleware
 from server.state import AppState
@@ -30,7 +32,7 @@ def create_app(state: AppState, api_keys: tuple[str, ...] = ()) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,
+        openapi_url=OPENAPI_ADDRESS,
         redirect_slashes=False,
     )
     app.state.loopserve = state
@@ -39,6 +41,7 @@ def create_app(state: AppState, api_keys: tuple[str, ...] = ()) -> FastAPI:
     app.include_router(openai_router)
     app.include_router(messages_router)
     install_error_handlers(app)
+    install_openapi(app, with_keys=bool(api_keys))
     # Added last is outermost. Bodies are read only from authenticated clients; refusals are counted and carry an id.
     app.add_middleware(BodyLimitMiddleware, limit=int(state.settings.max_body_size))
     if api_keys:

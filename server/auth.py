@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.refusal import refusal
+from server.error_catalogue import INVALID_API_KEY
+from server.openai.errors import ApiError, error_response
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 _BEARER = b"bearer "
@@ -30,13 +31,8 @@ class AuthMiddleware:
         if scope["type"] == "lifespan" or self._allowed(scope):
             await self._app(scope, receive, send)
             return
-        response = refusal(
-            401,
-            "Missing or incorrect API key. Send it as 'Authorization: Bearer KEY'.",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-        await response(scope, receive, send)
+        error = ApiError.of(INVALID_API_KEY, headers={"WWW-Authenticate": "Bearer"})
+        await error_response(error)(scope, receive, send)
 
     def _allowed(self, scope: Scope) -> bool:
         if scope["type"] != "http":

@@ -6,7 +6,8 @@ and no framework's own body handling can turn the refusal into something else.
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.refusal import refusal
+from server.error_catalogue import REQUEST_TOO_LARGE
+from server.openai.errors import ApiError, error_response
 
 
 class BodyLimitMiddleware:
@@ -25,13 +26,8 @@ class BodyLimitMiddleware:
         body = None if self._announces_too_much(scope) else await self._collect(receive)
         if body is None:
             # Closing stops the client from sending the rest, which nobody would read.
-            response = refusal(
-                413,
-                f"The request body is larger than the limit of {self._limit} bytes.",
-                code="request_too_large",
-                headers={"Connection": "close"},
-            )
-            await response(scope, receive, send)
+            error = ApiError.of(REQUEST_TOO_LARGE, headers={"Connection": "close"}, limit=self._limit)
+            await error_response(error)(scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
 

@@ -25,6 +25,9 @@ _PROBE = "a_function_that_is_only_a_probe"
 class ChatTemplate:
     """A compiled template.
 
+    Attributes:
+        source: Jinja text.
+
     Args:
         source: Jinja text.
         special: names a template may use, such as ``bos_token``.

@@ -24,6 +24,7 @@ from engine.messages import (
     StepOutputs,
 )
 from server.engine_totals import totals_only, with_past
+from server.error_catalogue import ENGINE_DEAD, FAILED, LOADING, QUEUE_FULL, RESTARTING, SHUTTING_DOWN
 from server.errors import UnavailableError
 from server.restart_budget import RestartBudget
 
@@ -162,11 +163,10 @@ class EngineClient:
         """
         state = self.state
         if state is not EngineState.READY:
-            raise UnavailableError(_UNAVAILABLE[state], retry_after=RETRY_AFTER_LOADING_S)
+            raise UnavailableError(_UNAVAILABLE[state].message(), retry_after=RETRY_AFTER_LOADING_S)
         if len(self._streams) + sequences > self._max_in_flight:
             raise UnavailableError(
-                f"The server is at its limit of {self._max_in_flight} requests; please retry later.",
-                retry_after=RETRY_AFTER_BUSY_S,
+                QUEUE_FULL.message(limit=self._max_in_flight), retry_after=RETRY_AFTER_BUSY_S
             )
 
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
@@ -218,7 +218,7 @@ class EngineClient:
         self._draining = True
         ended = list(self._streams)
         self._end_streams(
-            lambda: UnavailableError("The server is shutting down.", retry_after=RETRY_AFTER_LOADING_S)
+            lambda: UnavailableError(SHUTTING_DOWN.message(), retry_after=RETRY_AFTER_LOADING_S)
         )
         if self._host is not None and ended:
             self._host.send(Abort(ended))
@@ -312,12 +312,12 @@ class EngineClient:
 
 
 def _dead() -> Exception:
-    return EngineDeadError("The engine stopped while this request was running; it is safe to retry.")
+    return EngineDeadError(ENGINE_DEAD.message())
 
 
 _UNAVAILABLE = {
-    EngineState.LOADING: "The model is still loading; please retry later.",
-    EngineState.RESTARTING: "The engine is restarting; please retry later.",
-    EngineState.DRAINING: "The server is shutting down.",
-    EngineState.FAILED: "The engine has failed and the server is exiting.",
+    EngineState.LOADING: LOADING,
+    EngineState.RESTARTING: RESTARTING,
+    EngineState.DRAINING: SHUTTING_DOWN,
+    EngineState.FAILED: FAILED,
 }

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     grammar_timeout: float = Field(
         2.0, gt=0, le=60, description="Seconds that a request's schema, regex or grammar may take to compile."
     )
+    sse_keep_alive: float = Field(
+        15.0,
+        ge=0,
+        le=3600,
+        description="Seconds without an event after which a stream gets a comment; 0 for never.",
+    )
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

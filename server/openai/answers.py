@@ -19,11 +19,16 @@ from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta
 from server.openai.models import check_model
 from server.openai.prompts import Prompt
-from server.openai.protocol import MAX_SEQUENCES, GenerationFields
-from server.openai.sse import DONE, EventStream, event, failed
-from server.state import AppState
+from server.openai.protocol import MAX_SEQUENCES, GenerationFields, StreamOptions
+from server.openai.sse import DONE, EventStream, encode, event
+from server.state import AppState, get_state
 
-Chunks = AsyncGenerator[dict[str, Any], None]
+Chunks = AsyncGenerator[dict[str, Any] | bytes, None]
+"""Objects of a stream; bytes are a whole event already, as `Answer.chunk` makes them."""
+
+
+EVENT_END = b"}\n\n"
+NULL_USAGE_END = b',"usage":null}\n\n'
 
 
 @dataclass(slots=True)
@@ -58,19 +63,27 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is the same in every object of one answer."""
+    """What is the same in every object of one answer.
+
+    Attributes:
+        null_usage: chunks without usage say so; OpenAI does that where a last chunk with usage was asked for.
+    """
 
     id: str
     created: int
     model: str
+    null_usage: bool = False
+    _heads: dict[str, bytes] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def begin(cls, prefix: str, model: str) -> "Answer":
+    def begin(cls, prefix: str, model: str, stream_options: StreamOptions | None = None) -> "Answer":
         """A fresh id; a prefix that brings its own ``_`` (``msg_``) gets no ``-``."""
         join = "" if prefix.endswith("_") else "-"
-        return cls(f"{prefix}{join}{uuid.uuid4().hex}", int(time.time()), model)
+        null_usage = stream_options is not None and bool(stream_options.include_usage)
+        return cls(f"{prefix}{join}{uuid.uuid4().hex}", int(time.time()), model, null_usage)
 
     def object(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None = None) -> dict[str, Any]:
+        """A whole answer."""
         out: dict[str, Any] = {
             "id": self.id,
             "object": kind,
@@ -79,6 +92,16 @@ class Answer:
             "choices": choices,
         }
         return out if usage is None else {**out, "usage": usage.as_object()}
+
+    def chunk(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None = None) -> bytes:
+        """One event of a streamed answer; what is the same in all of them is encoded once."""
+        head = self._heads.get(kind)
+        if head is None:
+            constant = event(self.object(kind, []))
+            head = self._heads[kind] = constant[: constant.rindex(b"[]")]
+        if usage is not None:
+            return head + encode(choices) + b',"usage":' + encode(usage.as_object()) + EVENT_END
+        return head + encode(choices) + (NULL_USAGE_END if self.null_usage else EVENT_END)
 
 
 def admit(state: AppState, fields: GenerationFields) -> EngineReady:
@@ -141,16 +164,18 @@ def make_choices(
     return choices
 
 
-async def respond_streamed(request: Request, chunks: Chunks) -> Response:
-    """Answer with events; errors before the first one get their own status."""
-    return await respond_events(request, _events(chunks), failed)
+async def respond_streamed(request: Request, chunks: Chunks, *, end: bytes = DONE) -> Response:
+    """Answer with events and then `end`; errors before the first one get their own status."""
+    return await respond_events(request, _events(chunks, end), lambda error: event(error.body()) + end)
 
 
 async def respond_events(
     request: Request, events: AsyncGenerator[bytes, None], failure: Callable[[ApiError], bytes]
 ) -> Response:
     """The same for events that are already bytes; `failure` writes the end of a stream that can't go on."""
-    return await unless_disconnected(request.receive, EventStream.open(events, failure=failure))
+    keep_alive = get_state(request).settings.sse_keep_alive
+    opening = EventStream.open(events, keep_alive=keep_alive, failure=failure)
+    return await unless_disconnected(request.receive, opening)
 
 
 async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
@@ -158,8 +183,9 @@ async def respond_whole(request: Request, body: Coroutine[Any, Any, dict[str, An
     return JSONResponse(await unless_disconnected(request.receive, body))
 
 
-async def _events(chunks: Chunks) -> AsyncGenerator[bytes, None]:
+async def _events(chunks: Chunks, end: bytes) -> AsyncGenerator[bytes, None]:
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield event(chunk)
-    yield DONE
+            yield chunk if type(chunk) is bytes else event(chunk)
+    if end:
+        yield end

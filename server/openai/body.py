@@ -7,6 +7,14 @@ import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from server.error_catalogue import (
+    INVALID_JSON,
+    MISSING_FIELD,
+    NOT_AN_OBJECT,
+    TOO_MANY_FIELDS,
+    UNSUPPORTED_ENCODING,
+    UNSUPPORTED_MEDIA_TYPE,
+)
 from server.openai.errors import ApiError
 from server.openai.loops import LOOPS, add_header_loops
 from server.openai.unsupported import check_unknown
@@ -28,19 +36,17 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
-        raise ApiError(415, "Send the body as Content-Type: application/json.", code="unsupported_media_type")
+        raise ApiError.of(UNSUPPORTED_MEDIA_TYPE)
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ApiError(415, "Send the body uncompressed.", code="unsupported_media_type")
+        raise ApiError.of(UNSUPPORTED_ENCODING)
     try:
         values = orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
-        raise ApiError(
-            400, f"The body is not valid JSON: {str(error)[:MAX_SHOWN]}.", code="invalid_json"
-        ) from None
+        raise ApiError.of(INVALID_JSON, problem=str(error)[:MAX_SHOWN]) from None
     if not isinstance(values, dict):
-        raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
+        raise ApiError.of(NOT_AN_OBJECT)
     if len(values) > MAX_FIELDS:
-        raise ApiError(400, f"The body may have at most {MAX_FIELDS} fields.")
+        raise ApiError.of(TOO_MANY_FIELDS, limit=MAX_FIELDS)
     if LOOPS in model.model_fields:
         add_header_loops(values, request.headers)
     return validate(values, model)
@@ -61,10 +67,16 @@ def validate(values: dict[str, Any], model: type[Model]) -> Model:
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
     """Describes a route's body in the OpenAPI document, as FastAPI doesn't see what `read_body` reads."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-    content = {"application/json": {"schema": _inlined(schema, definitions)}}
+    content = {"application/json": {"schema": inlined_schema(model.model_json_schema())}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def inlined_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema without references: it can be put anywhere in a document."""
+    rest = dict(schema)
+    definitions = rest.pop("$defs", {})
+    out: dict[str, Any] = _inlined(rest, definitions)
+    return out
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
@@ -82,6 +94,6 @@ def _first_problem(error: ValidationError) -> ApiError:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in problem["loc"])[:MAX_SHOWN]
     if problem["type"] == "missing":
-        return ApiError(400, f"{where} is required.", param=where)
+        return ApiError.of(MISSING_FIELD, param=where, field=where)
     text = _SUBJECT.sub("", problem["msg"])[:MAX_SHOWN]
     return ApiError(400, f"{where} {text}.", param=where)

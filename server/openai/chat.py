@@ -104,10 +104,10 @@ class _Chat:
                 if event.index not in begun:
                     begun.add(event.index)
                     role = {"role": "assistant", "content": ""}
-                    yield run.answer.object(CHUNK_KIND, [_chunk(event.index, role)], with_usage)
-                yield run.answer.object(CHUNK_KIND, [self._event_chunk(event)], with_usage)
+                    yield run.answer.chunk(CHUNK_KIND, [_chunk(event.index, role)], with_usage)
+                yield run.answer.chunk(CHUNK_KIND, [self._event_chunk(event)], with_usage)
         if options and options.include_usage:
-            yield run.answer.object(CHUNK_KIND, [], run.usage)
+            yield run.answer.chunk(CHUNK_KIND, [], run.usage)
 
     def _event_chunk(self, event: ChatEvent) -> dict[str, Any]:
         match event:

@@ -67,7 +67,7 @@ class ChatRun:
             grammar = lark_grammar(calls)
             await check_grammar(state, grammar, "tools")
         params = _params(state, fields, len(prompt.token_ids), engine.max_model_len, grammar)
-        answer = Answer.begin(id_prefix, state.model_name)
+        answer = Answer.begin(id_prefix, state.model_name, fields.stream_options)
         shown = _shown_tokens(state, tools)
         choices = make_choices(fields, answer, [prompt], [params], engine.vocab_size, shown)
         # A constraint other than on calls holds from the first token on, so nothing can be reasoning.

@@ -7,30 +7,20 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from engine.sampling_params import SamplingParams, check_context_length
-from server.openai.answers import (
-    Answer,
-    Chunks,
-    Usage,
-    admit,
-    end_tokens,
-    make_choices,
-    respond_streamed,
-    respond_whole,
-)
+from engine.messages import EngineReady
+from server.openai.answers import Chunks, admit, respond_streamed, respond_whole
 from server.openai.body import read_body, request_body
-from server.openai.constraints import checked_constraint
+from server.openai.completion_run import CompletionRun
 from server.openai.errors import ApiError
-from server.openai.generation import DECODER_CONTEXT, Choice, Delta, run_choices
+from server.openai.fim import Gap, fim_prompt
+from server.openai.generation import DECODER_CONTEXT, Delta
 from server.openai.logprobs import CompletionLogprobs, loop_logprobs
-from server.openai.prompts import Prompt, completion_prompts
+from server.openai.prompts import Prompt, completion_prompts, split_prompts
 from server.openai.protocol import CompletionRequest
-from server.openai.sampling import request_seed, sampling_params
 from server.state import AppState, State
 
 router = APIRouter()
 
-DEFAULT_MAX_TOKENS = 16
 KIND = "text_completion"
 
 
@@ -39,48 +29,46 @@ async def create_completion(request: Request, state: State) -> Response:
     """Complete one or more prompts, `n` times each."""
     fields = await read_body(request, CompletionRequest)
     engine = admit(state, fields)
+    _check_combinations(fields, engine)
+    if fields.suffix:
+        prompts = [await _suffix_prompt(fields, fields.suffix, state)]
+    else:
+        prompts = await completion_prompts(fields, state.tokenizer, engine.vocab_size)
+    run = await CompletionRun.begin(state, engine, fields, "cmpl", prompts)
+    completion = _Completion(state, fields, run)
+    if fields.stream:
+        return await respond_streamed(request, completion.chunks())
+    return await respond_whole(request, completion.whole())
+
+
+def _check_combinations(fields: CompletionRequest, engine: EngineReady) -> None:
     if fields.best_of is not None and fields.best_of != (fields.n or 1):
         raise ApiError(400, "best_of is not supported; leave it out or make it equal to n.", param="best_of")
     if fields.max_tokens == 0 and not fields.echo:
         raise ApiError(400, "max_tokens 0 is only allowed with echo.", param="max_tokens")
     if fields.suffix and fields.echo:
         raise ApiError(400, "suffix and echo can't be combined.", param="suffix")
-    prompts = await completion_prompts(fields, state.tokenizer, engine.vocab_size)
-    grammar = await checked_constraint(state, fields)
-    params = [_params(state, fields, prompt, engine.max_model_len, grammar) for prompt in prompts]
-    answer = Answer.begin("cmpl", state.model_name)
-    choices = make_choices(fields, answer, prompts, params, engine.vocab_size)
-    completion = _Completion(state, fields, answer, prompts, choices)
-    if fields.stream:
-        return await respond_streamed(request, completion.chunks())
-    return await respond_whole(request, completion.whole())
-
-
-def _params(
-    state: AppState, fields: CompletionRequest, prompt: Prompt, max_model_len: int, grammar: str | None
-) -> list[SamplingParams]:
-    """Sampling parameters of a prompt's `n` choices."""
-    room = max_model_len - len(prompt.token_ids)
-    max_tokens = fields.max_tokens
-    if max_tokens is None:
-        max_tokens = max(1, min(DEFAULT_MAX_TOKENS, room))
-    check_context_length(len(prompt.token_ids), max_tokens, max_model_len, "prompt")
-    seed = request_seed(fields)
-    return [
-        sampling_params(
-            fields,
-            state.generation_defaults,
-            end_tokens(state),
-            max_tokens=max_tokens,
-            choice=choice,
-            seed=seed,
-            logprobs=fields.logprobs,
-            prompt_logprobs=fields.logprobs if fields.echo else None,
-            loop_logprobs=bool(fields.loop_logprobs),
-            grammar=grammar,
+    most = fields.truncate_prompt_tokens
+    if most is not None and (fields.suffix or most > engine.max_model_len):
+        raise ApiError(
+            400,
+            "truncate_prompt_tokens can't be combined with suffix, and may be at most the model's "
+            f"{engine.max_model_len} tokens.",
+            param="truncate_prompt_tokens",
         )
-        for choice in range(fields.n or 1)
-    ]
+
+
+async def _suffix_prompt(fields: CompletionRequest, suffix: str, state: AppState) -> Prompt:
+    # At the start of a file nothing stands before the gap.
+    given = [""] if fields.prompt == "" else split_prompts(fields.prompt)
+    if len(given) != 1 or not isinstance(given[0], str):
+        raise ApiError(400, "suffix needs prompt to be one string.", param="suffix")
+    return await fim_prompt(
+        state.tokenizer,
+        Gap(given[0], suffix),
+        add_special_tokens=fields.add_special_tokens is not False,
+        param="suffix",
+    )
 
 
 @dataclass(slots=True)
@@ -99,23 +87,13 @@ class _Progress:
 class _Completion:
     """One answer in the making."""
 
-    def __init__(
-        self,
-        state: AppState,
-        fields: CompletionRequest,
-        answer: Answer,
-        prompts: list[Prompt],
-        choices: list[Choice],
-    ) -> None:
+    def __init__(self, state: AppState, fields: CompletionRequest, run: CompletionRun) -> None:
         self._state = state
         self._fields = fields
-        self._answer = answer
-        self._choices = choices
-        self._per_prompt = fields.n or 1
-        self._usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
+        self._run = run
         self._progress = [
-            self._begin(prompts[choice.index // self._per_prompt], choice.skip_special_tokens)
-            for choice in choices
+            self._begin(run.prompts[choice.index // run.per_prompt], choice.skip_special_tokens)
+            for choice in run.choices
         ]
 
     def _begin(self, prompt: Prompt, skip_special_tokens: bool) -> _Progress:
@@ -127,24 +105,24 @@ class _Completion:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""
-        async with aclosing(run_choices(self._state, self._choices)) as deltas:
+        async with aclosing(self._run.deltas()) as deltas:
             async for delta in deltas:
                 self._take(delta)
         choices = [self._choice(index, one.text) for index, one in enumerate(self._progress)]
-        return self._answer.object(KIND, choices, self._usage)
+        return self._run.answer.object(KIND, choices, self._run.usage)
 
     async def chunks(self) -> Chunks:
         """The answer as a stream of objects."""
         options = self._fields.stream_options
-        with_usage = self._usage if options and options.continuous_usage_stats else None
-        async with aclosing(run_choices(self._state, self._choices)) as deltas:
+        with_usage = self._run.usage if options and options.continuous_usage_stats else None
+        async with aclosing(self._run.deltas()) as deltas:
             async for delta in deltas:
                 text = self._take(delta)
                 progress = self._progress[delta.index]
                 if text or progress.logprobs.tokens or progress.loop_logprobs or delta.finish_reason:
-                    yield self._answer.object(KIND, [self._choice(delta.index, text)], with_usage)
+                    yield self._run.answer.chunk(KIND, [self._choice(delta.index, text)], with_usage)
         if options and options.include_usage:
-            yield self._answer.object(KIND, [], self._usage)
+            yield self._run.answer.chunk(KIND, [], self._run.usage)
 
     def _take(self, delta: Delta) -> str:
         """Add a delta to its choice; returns the text it added, the echoed prompt included."""
@@ -161,7 +139,6 @@ class _Completion:
         progress.loop_logprobs += loop_logprobs(delta.loop_logprobs)
         progress.text += text
         progress.finish_reason, progress.stop_reason = delta.finish_reason, delta.stop_reason
-        self._usage.count(delta, self._per_prompt)
         return text
 
     def _choice(self, index: int, text: str) -> dict[str, Any]:

@@ -15,14 +15,24 @@ from starlette.responses import Response
 
 from engine.errors import EngineDeadError, InvalidRequestError, LoopserveError
 from engine.messages import RequestOutput
+from server.error_catalogue import (
+    ENGINE_DEAD,
+    ENGINE_ERROR,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    INVALID_VALUE,
+    LOADING,
+    MALFORMED_ADDRESS,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    SERVER_ERROR,
+    ErrorKind,
+)
 from server.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARS = 1000
-INVALID_REQUEST = "invalid_request_error"
-SERVER_ERROR = "server_error"
-INTERNAL_ERROR = "internal_error"
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -70,6 +80,32 @@ class ApiError(LoopserveError):
         self.code = code
         self.headers = headers or {}
 
+    @classmethod
+    def of(
+        cls,
+        kind: ErrorKind,
+        *,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+        **values: object,
+    ) -> "ApiError":
+        """An error of the catalogue; `values` fill the places of its text."""
+        return cls(
+            kind.status, kind.message(**values), kind=kind.type, param=param, code=kind.code, headers=headers
+        )
+
+    @classmethod
+    def worded(
+        cls,
+        kind: ErrorKind,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> "ApiError":
+        """An error of the catalogue whose text was made where it happened."""
+        return cls(kind.status, message, kind=kind.type, param=param, code=kind.code, headers=headers)
+
     def body(self) -> ErrorBody:
         """What the client reads."""
         message = self.message[:MAX_MESSAGE_CHARS]
@@ -86,31 +122,29 @@ def to_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case InvalidRequestError():
-            return ApiError(400, str(error), param=error.param, code=error.code)
+            return ApiError(INVALID_VALUE.status, str(error), param=error.param, code=error.code)
         case EngineDeadError():
-            return ApiError(500, str(error), kind=SERVER_ERROR, code="engine_dead")
+            return ApiError.worded(ENGINE_DEAD, str(error))
         case UnavailableError():
             retry = {"Retry-After": str(error.retry_after)}
-            return ApiError(503, str(error), kind=SERVER_ERROR, code="unavailable", headers=retry)
+            return ApiError.worded(LOADING, str(error), headers=retry)
         case HTTPException():
             return _routing_error(error)
         case RequestValidationError():
-            return ApiError(400, "The request's path or query is malformed.")
+            return ApiError.of(MALFORMED_ADDRESS)
         case _:
-            return ApiError(500, "Internal server error.", kind=SERVER_ERROR, code=INTERNAL_ERROR)
+            return ApiError.of(INTERNAL_ERROR)
 
 
 def engine_error(output: RequestOutput) -> ApiError:
     """What the client is told when the engine ends its request with an error."""
-    message = output.error or "The engine could not serve this request."
-    if output.invalid:
-        return ApiError(400, message)
-    return ApiError(500, message, kind=SERVER_ERROR, code="engine_error")
+    kind = INVALID_VALUE if output.invalid else ENGINE_ERROR
+    return ApiError.worded(kind, output.error or ENGINE_ERROR.message())
 
 
 def log_if_bug(error: Exception) -> None:
     """Keep the traceback of what the client only sees as an internal error."""
-    if to_api_error(error).code == INTERNAL_ERROR:
+    if to_api_error(error).code == INTERNAL_ERROR.code:
         logger.error("request failed", exc_info=error)
 
 
@@ -155,7 +189,9 @@ async def _handle_bug(request: Request, error: Exception) -> Response:
 
 def _routing_error(error: HTTPException) -> ApiError:
     """404 and 405 of the router. Its texts are fixed, so nothing of the request is echoed."""
-    texts = {404: "There is nothing at this path.", 405: "This path does not take this HTTP method."}
-    kind = INVALID_REQUEST if error.status_code < 500 else SERVER_ERROR
-    message = texts.get(error.status_code, "The request could not be handled.")
-    return ApiError(error.status_code, message, kind=kind, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    for kind in (NOT_FOUND, METHOD_NOT_ALLOWED):
+        if error.status_code == kind.status:
+            return ApiError.of(kind, headers=headers)
+    blame = INVALID_REQUEST if error.status_code < 500 else SERVER_ERROR
+    return ApiError(error.status_code, "The request could not be handled.", kind=blame, headers=headers)

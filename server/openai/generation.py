@@ -69,6 +69,14 @@ async def run_choices(
         UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first one that any choice meets.
     """
     state.client.admit(len(choices))
+    if len(choices) == 1:
+        # Nothing to merge: a task and a queue between would cost each token another turn of the event loop.
+        async with aclosing(_run_choice(state, choices[0], ended)) as deltas:
+            async for delta in deltas:
+                yield delta
+                if delta.index in ended:
+                    break
+        return
     queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
     tasks = {choice.index: asyncio.create_task(_pump(state, choice, queue, ended)) for choice in choices}
     unfinished = len(tasks)

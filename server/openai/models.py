@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from server.error_catalogue import MODEL_NOT_FOUND
 from server.openai.errors import ApiError
 from server.state import AppState, State
 
@@ -32,12 +33,8 @@ def check_model(state: AppState, name: str | None) -> None:
         ApiError: 404.
     """
     if name is not None and name != state.model_name:
-        raise ApiError(
-            404,
-            f"The model {name[:MAX_NAME_SHOWN]!r} does not exist; this server has {state.model_name!r}.",
-            param="model",
-            code="model_not_found",
-        )
+        shown, served = repr(name[:MAX_NAME_SHOWN]), repr(state.model_name)
+        raise ApiError.of(MODEL_NOT_FOUND, param="model", name=shown, served=served)
 
 
 def _card(state: AppState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the model is given: prompts in any of OpenAI's four shapes, fill-in-the-middle."""
+"""What the model is given: prompts in any of OpenAI's four shapes."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,35 +23,46 @@ class Prompt:
 
     Attributes:
         text: what `echo` repeats: the text as given, or decoded from ids when that is asked for.
+        end_tokens: ids that end an answer to this prompt, beside the model's own.
     """
 
     token_ids: list[int]
     text: str
+    end_tokens: tuple[int, ...] = ()
 
 
 async def completion_prompts(
     request: CompletionRequest, tokenizer: Tokenizer, vocab_size: int
 ) -> list[Prompt]:
-    """The prompts of a completion request, in order.
+    """The prompts of a completion request without suffix, in order.
+
+    Markers that a text spells become special tokens: clients such as Continue write the fill-in-the-middle form
+    themselves. No prompt at all is refused. OpenAI's default is the end-of-document token, which answers a client's
+    mistake with any text whatever; who wants that can send the token.
 
     Raises:
         InvalidRequestError: wrong shape, or ids that don't index the embedding.
     """
-    given = split_prompts(request.prompt)
-    add_special_tokens = request.add_special_tokens is not False
-    if request.suffix:
-        return [await _infill(given, request.suffix, tokenizer, add_special_tokens)]
     prompts = []
-    for item in given:
+    for item in split_prompts(request.prompt):
         if isinstance(item, str):
-            ids = await encode(tokenizer, item, add_special_tokens=add_special_tokens)
-            text = item
+            ids = await encode(tokenizer, item, add_special_tokens=request.add_special_tokens is not False)
         else:
-            check_token_ids("prompt", item, vocab_size)
-            ids, text = item, tokenizer.decode(item) if request.echo else ""
+            ids = item
         check_token_ids("prompt", ids, vocab_size)
-        prompts.append(Prompt(ids, text))
+        prompts.append(_shortened(item, ids, request, tokenizer))
     return prompts
+
+
+def _shortened(
+    given: str | list[int], ids: list[int], request: CompletionRequest, tokenizer: Tokenizer
+) -> Prompt:
+    """The prompt's last `truncate_prompt_tokens` tokens, and their text where that is needed."""
+    most = request.truncate_prompt_tokens
+    kept = ids if most is None else ids[-most:]
+    if isinstance(given, str) and len(kept) == len(ids):
+        return Prompt(kept, given)
+    return Prompt(kept, tokenizer.decode(kept) if request.echo else "")
 
 
 def split_prompts(prompt: Any) -> list[str | list[int]]:
@@ -76,24 +87,3 @@ async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -
     if len(text) <= INLINE_CHARS:
         return tokenizer.encode(text, add_special_tokens)
     return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens)
-
-
-async def _infill(
-    given: list[str | list[int]], suffix: str, tokenizer: Tokenizer, add_special_tokens: bool
-) -> Prompt:
-    """Prefix-suffix-middle form (arXiv 2207.14255); special tokens in the user's text stay text."""
-    fim = tokenizer.fim
-    if fim is None:
-        raise InvalidRequestError(
-            "suffix is not supported: this model has no fill-in-the-middle tokens.", param="suffix"
-        )
-    if len(given) != 1 or not isinstance(given[0], str):
-        raise InvalidRequestError("suffix needs prompt to be one string.", param="suffix")
-    prompt = given[0]
-
-    def encode_parts() -> list[int]:
-        before, after = (tokenizer.encode(text, False, parse_special=False) for text in (prompt, suffix))
-        start = tokenizer.encode("", add_special_tokens)
-        return [*start, fim.prefix, *before, fim.suffix, *after, fim.middle]
-
-    return Prompt(await asyncio.to_thread(encode_parts), prompt)

@@ -28,6 +28,15 @@ MAX_DETOKENIZED = 1 << 18
 MAX_NAME_CHARS = 256
 
 
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+_IDS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+PROMPT_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        *(_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_PROMPTS}),
+        *(_IDS, {"type": "array", "items": _IDS, "minItems": 1, "maxItems": MAX_PROMPTS}),
+    ]
+}
+
 Stops = Annotated[list[str], PlainValidator(check_stop, json_schema_input_type=str | list[str] | None)]
 LogitBias = Annotated[
     dict[int, float], PlainValidator(check_logit_bias, json_schema_input_type=dict[str, float] | None)
@@ -61,6 +70,7 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None  # accepted: nothing here needs padding against eavesdroppers
 
 
 class GenerationFields(BaseModel):
@@ -97,7 +107,7 @@ class GenerationFields(BaseModel):
 class CompletionRequest(GenerationFields):
     """Body of ``POST /v1/completions``. `prompt` is checked by hand: see `server.openai.prompts`."""
 
-    prompt: Any = None
+    prompt: Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)] = None
     suffix: str | None = None
     max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     echo: bool | None = None
@@ -105,6 +115,7 @@ class CompletionRequest(GenerationFields):
     loop_logprobs: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
 
 
 class ChatMessage(BaseModel):

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from server.openai import chat, completions, models, responses, tokenize
+from server.openai import chat, completions, fim_completions, infill, models, responses, tokenize
 
 router = APIRouter()
-for module in (completions, chat, responses, models, tokenize):
+for module in (completions, chat, responses, fim_completions, infill, models, tokenize):
     router.include_router(module.router)

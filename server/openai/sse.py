@@ -1,13 +1,14 @@
 """Server-sent events as ready bytes: one JSON document per event, framed by LF only.
 
-Raw bytes cost about a microsecond per event, event-source libraries five to fifty; and several load generators split
-on LF LF, which rules CRLF out.
+Several load generators split on LF LF, which rules CRLF out. docs/results/streaming.md says what an event costs; a
+timeout around each send was the largest part, so one watchdog per stream looks after what a timeout would.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -19,14 +20,15 @@ from server.openai.errors import ApiError, ClientDisconnectedError, log_if_bug, 
 logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 WRITE_STALL_S = 30.0  # a client that takes nothing for so long holds its sequence's cache for nothing
 
-_encoder = msgspec.json.Encoder()
+encode = msgspec.json.Encoder().encode
 
 
 def event(data: object, name: str | None = None) -> bytes:
     """One event; `name` is for APIs whose events are typed."""
-    frame = b"data: " + _encoder.encode(data) + b"\n\n"
+    frame = b"data: " + encode(data) + b"\n\n"
     return frame if name is None else b"event: " + name.encode() + b"\n" + frame
 
 
@@ -38,16 +40,18 @@ def failed(error: ApiError) -> bytes:
 class EventStream(Response):
     """A response of events that ends the work behind it when it ends, however it ends.
 
-    A failure after the first byte can't be an HTTP status any more: it becomes what `failure` makes of it.
+    A failure after the first byte can't be an HTTP status any more: it becomes what `failure` makes of it. While there
+    is nothing to send, comments keep proxies and clients from giving up.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        first: bytes,
+        first: asyncio.Task[bytes],
         rest: AsyncGenerator[bytes, None],
         *,
+        keep_alive: float = 0,
         failure: Callable[[ApiError], bytes] = failed,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -55,13 +59,35 @@ class EventStream(Response):
         self._first = first
         self._rest = rest
         self._failure = failure
+        self._keep_alive = keep_alive
+        self._sending = False
+        self._since = 0.0  # when the last sending began or ended
 
     @classmethod
     async def open(
-        cls, events: AsyncGenerator[bytes, None], *, failure: Callable[[ApiError], bytes] = failed
+        cls,
+        events: AsyncGenerator[bytes, None],
+        *,
+        keep_alive: float = 0,
+        failure: Callable[[ApiError], bytes] = failed,
     ) -> "EventStream":
-        """Wait for the first event, so that what fails before it is still answered by a real HTTP status."""
-        return cls(await anext(events), events, failure=failure)
+        """Wait for the first event, so that what fails before it is still answered by a real HTTP status.
+
+        Args:
+            events: at least one.
+            keep_alive: seconds without an event after which a comment is sent, 0 for never. A first event is waited
+                for so long, too; then the status is given up for the sake of the connection.
+            failure: writes how a stream ends that can't go on.
+        """
+        first = asyncio.create_task(_next(events))
+        try:
+            await asyncio.wait((first,), timeout=keep_alive or None)
+            if first.done():
+                first.result()  # raises what went wrong
+            return cls(first, events, keep_alive=keep_alive, failure=failure)
+        except BaseException:
+            await _cancel(first)
+            raise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -72,28 +98,68 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._rest):
-            await send(
-                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            )
-            await _send_part(send, self._first)
             try:
-                async for part in self._rest:
-                    await _send_part(send, part)
-            except _StalledError:
-                raise
-            except Exception as error:
-                log_if_bug(error)
-                await _send_part(send, self._failure(to_api_error(error)))
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await send(
+                    {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                )
+                async with asyncio.timeout(None) as limit:
+                    self._since = asyncio.get_running_loop().time()
+                    watching = asyncio.create_task(self._watch(send, limit))
+                    try:
+                        await self._send_events(send)
+                    finally:
+                        await _cancel(watching)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            finally:
+                await _cancel(self._first)  # still waited for if the client has gone
+
+    async def _send_events(self, send: Send) -> None:
+        try:
+            if not self._first.done():
+                await self._send_part(send, KEEP_ALIVE)
+            await self._send_part(send, await self._first)
+            async for part in self._rest:
+                await self._send_part(send, part)
+        except Exception as error:
+            log_if_bug(error)
+            await self._send_part(send, self._failure(to_api_error(error)))
+
+    async def _send_part(self, send: Send, part: bytes) -> None:
+        time = asyncio.get_running_loop().time
+        self._since, self._sending = time(), True
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+        self._since, self._sending = time(), False
+
+    async def _watch(self, send: Send, limit: asyncio.Timeout) -> None:
+        """Ends a stream whose client does not read, and sends comments on one that has nothing to say."""
+        time = asyncio.get_running_loop().time
+        interval = self._keep_alive or WRITE_STALL_S
+        while True:
+            now = time()
+            if self._sending:
+                if now >= self._since + WRITE_STALL_S:
+                    limit.reschedule(now)
+                    return
+                # What begins after this moment is not due before the next look.
+                pause = min(self._since + WRITE_STALL_S - now, interval)
+            elif self._keep_alive and now >= self._since + self._keep_alive:
+                try:
+                    async with asyncio.timeout(WRITE_STALL_S):
+                        await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+                except TimeoutError:
+                    limit.reschedule(now)
+                    return
+                self._since = max(self._since, time())
+                continue
+            else:
+                pause = self._since + interval - now
+            await asyncio.sleep(max(pause, 0.001))
 
 
-class _StalledError(TimeoutError):
-    """The client does not read."""
+async def _next(events: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(events)
 
 
-async def _send_part(send: Send, part: bytes) -> None:
-    try:
-        async with asyncio.timeout(WRITE_STALL_S):
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-    except TimeoutError:
-        raise _StalledError from None
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Mapping
 
 from engine.errors import InvalidRequestError
+from server.error_catalogue import UNSUPPORTED_PARAMETER, UNSUPPORTED_PARAMETER_HINT
+from server.openai.errors import ApiError
 
 logger = logging.getLogger(__name__)
 
@@ -21,29 +23,32 @@ LABELS = frozenset(
     [
         *("user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
         *("safety_identifier", "verbosity", "reasoning_effort", "parallel_tool_calls", "request_id"),
-        *("prediction", "session_id"),
+        "session_id",
     ]
 )
+# Hints that may speed an answer up but never change it; Continue sends whole files as `prediction`.
+HINTS = frozenset(["prediction"])
 
 _CONSTRAINT = re.compile(
     r"guided_.*|structured_.*|response_(format|schema)|regex|ebnf|grammar|gbnf|lark|json_(schema|object)"
     r"|choices?|structural_tag|stop_regex|bad_words|allowed_token_ids|logits_processors?"
 )
+_CONSTRAIN_BY = "Use structured_outputs or response_format."
 _TOOLS = frozenset(["tools", "functions", "tool_choice", "function_call"])
 _REFUSED = frozenset(
     [
         *("chat_template", "chat_template_kwargs", "continue_final_message", "documents"),
-        *("prompt_embeds", "prompt_logprobs", "truncate_prompt_tokens", "use_beam_search", "length_penalty"),
+        *("prompt_embeds", "prompt_logprobs", "use_beam_search", "length_penalty"),
         *("modalities", "audio", "web_search_options", "input_audio", "file", "mm_processor_kwargs"),
         *("lora", "lora_path", "repetition_detection"),
     ]
 )
 # Refused with a word on what to do; a request model that has the field never comes here.
-_HINTS = {
-    "num_loops": "use loops, the number of loops to run",
-    "loop_budget": "use loops, the number of loops to run",
-    "loops": "it belongs to requests that generate text",
-    "loop_logprobs": "it is for /v1/completions",
+_INSTEAD = {
+    "num_loops": "Use loops, the number of loops to run.",
+    "loop_budget": "Use loops, the number of loops to run.",
+    "loops": "It belongs to requests that generate text.",
+    "loop_logprobs": "It is for /v1/completions.",
 }
 # What a client may say explicitly without asking for anything.
 _NOTHING: tuple[object, ...] = (None, False, "", [], {})
@@ -60,7 +65,8 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
     """Look at the fields of a request body that its model does not have.
 
     Raises:
-        InvalidRequestError: a field asks for something that is not implemented and can't be ignored.
+        ApiError: a field asks for something that is not implemented and can't be ignored.
+        InvalidRequestError: a label is too long.
     """
     ignored = []
     # A client that forbids tool calls may still send the tools.
@@ -69,14 +75,14 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
         value = body[name]
         if value in _NOTHING or value in _NEUTRAL.get(name, ()) or (name in _TOOLS and no_tools):
             continue
-        if name in _HINTS:
-            message = f"{name} is not supported here; {_HINTS[name]}."
-            raise InvalidRequestError(message, param=name, code="unsupported_parameter")
-        if name in _TOOLS or name in _REFUSED or _CONSTRAINT.fullmatch(name):
-            hint = " Use structured_outputs or response_format." if _CONSTRAINT.fullmatch(name) else ""
-            raise InvalidRequestError(
-                f"{name} is not supported by this server.{hint}", param=name, code="unsupported_parameter"
-            )
+        if name in _INSTEAD:
+            raise ApiError.of(UNSUPPORTED_PARAMETER_HINT, param=name, field=name, hint=_INSTEAD[name])
+        if _CONSTRAINT.fullmatch(name):
+            raise ApiError.of(UNSUPPORTED_PARAMETER_HINT, param=name, field=name, hint=_CONSTRAIN_BY)
+        if name in _TOOLS or name in _REFUSED:
+            raise ApiError.of(UNSUPPORTED_PARAMETER, param=name, field=name)
+        if name in HINTS:
+            continue
         if name not in LABELS:
             ignored.append(name)
         elif not _is_small(value):

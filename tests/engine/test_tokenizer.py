@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from engine.errors import InvalidRequestError, TokenizerError
-from engine.tokenizer import FimTokens, Tokenizer
+from engine.fim_tokens import FimTokens
+from engine.tokenizer import Tokenizer
 from tests.make_checkpoint import CHAT_TEMPLATE, make_checkpoint, random_config
 
 TEXTS = [
@@ -165,7 +166,7 @@ def test_a_character_is_streamed_when_it_is_complete(byte_level: Tokenizer) -> N
 
 def test_ids_and_markers(byte_level: Tokenizer) -> None:
     assert (byte_level.bos_token_id, byte_level.eos_token_id) == (0, 1)
-    assert byte_level.fim == FimTokens(prefix=2, suffix=3, middle=4)
+    assert byte_level.fim == FimTokens(prefix=2, suffix=3, middle=4, ends=(2, 3, 4))
     assert byte_level.special_token_id("<tool>") == byte_level.vocab_size - 1
     assert byte_level.special_token_id("def") is None
     assert byte_level.chat_template == CHAT_TEMPLATE
@@ -195,7 +196,7 @@ def test_sentencepiece_model(sentencepiece_dir: Path) -> None:
     library = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_dir / "tokenizer.model"))
     assert tokenizer.encode(TEXTS[0]) == [library.bos_id(), *library.encode(TEXTS[0])]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.vocab_size) == (1, 2, 326)
-    assert tokenizer.fim == FimTokens(3, 4, 5)
+    assert tokenizer.fim == FimTokens(3, 4, 5, ends=(3, 4, 5))
     assert tokenizer.special_token_id("<|im_end|>") == 320
     assert tokenizer.encode("<|im_end|><tool></s>", add_special_tokens=False) == [320, 325, 2]
     assert tokenizer.decode([320, 325, 2]) == "<tool>"

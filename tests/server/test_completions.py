@@ -269,6 +269,42 @@ def test_continuous_usage(played: Make) -> None:
     assert counts[-1] == 6
 
 
+@pytest.mark.parametrize("path", [URL, "/v1/chat/completions"])
+def test_where_usage_comes_last_the_other_chunks_say_null(played: Make, path: str) -> None:
+    body = {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+    options = {"include_usage": True, "include_obfuscation": False}
+    *chunks, last = played().stream(path, {**body, "stream_options": options})
+    assert all(chunk["choices"] and chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 6
+    assert last["usage"]["prompt_tokens_details"]["cached_tokens"] == 3
+
+
+def test_every_chunk_is_of_the_same_answer(played: Make) -> None:
+    server = played()
+    server.served_name = 'odd [] "name"\n'
+    chunks = server.stream(URL, {"prompt": "a", "stream_options": {"include_usage": True}})
+    kinds = {(chunk["id"], chunk["object"], chunk["created"], chunk["model"]) for chunk in chunks}
+    assert len(kinds) == 1
+    assert chunks[0]["model"] == 'odd [] "name"\n'
+
+
+@pytest.mark.parametrize(("prompt", "kept"), [("abcdef", "def"), ("ab", "ab"), (["abcd", "e"], "bcd")])
+def test_a_prompts_last_tokens_can_be_kept(played: Make, prompt: Any, kept: str) -> None:
+    server = played()
+    answer = complete(server, prompt=prompt, truncate_prompt_tokens=3, echo=True, logprobs=0)
+    assert server.host.requests[0].prompt_token_ids == tokens(kept)
+    choice = answer["choices"][0]
+    assert choice["text"] == kept + "hello"
+    assert choice["logprobs"]["tokens"][: len(kept)] == list(kept)
+
+
+def test_ids_are_shortened_too(played: Make) -> None:
+    server = played()
+    complete(server, prompt=[9] * 600, truncate_prompt_tokens=2)
+    assert server.host.requests[0].prompt_token_ids == [9, 9]
+
+
 def test_suffix_is_filled_in_the_middle_and_cant_inject_markers(played: Make) -> None:
     server = played()
     complete(server, prompt="a<|fim_middle|>", suffix="</s>b")
@@ -307,7 +343,8 @@ def test_special_tokens_in_a_plain_prompt_are_special(played: Make) -> None:
         ({"choice": ["a"]}, "choice"),
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
-        ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": 513}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": 5, "suffix": "x"}, "truncate_prompt_tokens"),
     ],
 )
 def test_what_is_refused(played: Make, body: dict[str, Any], param: str) -> None:

@@ -1,11 +1,15 @@
-"""`/v1/models`, `/tokenize` and `/detokenize`."""
+"""`/v1/models`, `/tokenize`, `/detokenize` and `/tokenizer_info`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.server.played import MAX_MODEL_LEN, Played, tokens
+from server.state import AppState
+from tests.make_checkpoint import CHAT_TEMPLATE
+from tests.server.fim_tokenizers import tokenizer_with
+from tests.server.played import EOS, MAX_MODEL_LEN, Played, tokens
 
 Make = Callable[..., Played]
 
@@ -77,3 +81,34 @@ def test_another_model_is_404(played: Make, path: str) -> None:
 
 def test_tokens_work_while_the_engine_loads(played: Make) -> None:
     assert ask(played(ready=False), "/tokenize", {"prompt": "abc"})["count"] == 3
+
+
+def test_the_tokenizer_describes_itself(played: Make) -> None:
+    info = played().ask("/tokenizer_info", method="GET").json()
+    assert (info["bos_token"], info["eos_token"]) == ("<s>", "</s>")
+    assert info["pad_token"] is None
+    assert info["chat_template"] == CHAT_TEMPLATE
+    assert (info["model_max_length"], info["fill_in_the_middle"]) == (MAX_MODEL_LEN, True)
+
+
+def test_a_tokenizer_without_special_tokens_says_null(played: Make) -> None:
+    def bare(state: AppState) -> AppState:
+        return replace(state, tokenizer=tokenizer_with(), chat_template=None)
+
+    def no_ends(state: AppState) -> AppState:
+        state = bare(state)
+        state.tokenizer.eos_token_id = None
+        return state
+
+    info = played(change=bare).ask("/tokenizer_info", method="GET").json()
+    assert (info["eos_token"], info["chat_template"], info["fill_in_the_middle"]) == ("</s>", None, False)
+    info = played(change=no_ends).ask("/tokenizer_info", method="GET").json()
+    assert info["eos_token"] == "</s>", "the first of the model's ends"
+
+
+def test_lm_evals_way_of_asking(played: Make) -> None:
+    """Its remote tokenizer encodes the special tokens that it was told of."""
+    server = played()
+    info = server.ask("/tokenizer_info", method="GET").json()
+    answer = ask(server, "/tokenize", {"prompt": info["eos_token"], "add_special_tokens": False})
+    assert answer["tokens"] == [EOS]

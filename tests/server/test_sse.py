@@ -10,7 +10,9 @@ from starlette.types import Message
 
 from engine.errors import EngineDeadError
 from server.openai import sse
-from server.openai.sse import DONE, EventStream, event
+from server.openai.disconnect import unless_disconnected
+from server.openai.errors import ApiError, ClientDisconnectedError
+from server.openai.sse import DONE, KEEP_ALIVE, EventStream, event
 
 
 class Work:
@@ -129,6 +131,122 @@ def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         async with asyncio.timeout(2):
             await stream({"type": "http"}, never, stuck)
         assert work.closed
+
+    asyncio.run(main())
+
+
+def test_a_client_that_stops_reading_later_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the last look at the stream found nothing to wait for."""
+    monkeypatch.setattr(sse, "WRITE_STALL_S", 0.05)
+
+    async def main() -> None:
+        work = Work()
+        stream = await EventStream.open(work.events(), keep_alive=0.02)
+        stuck = asyncio.Event()
+
+        async def send(message: Message) -> None:
+            if work.go.is_set():
+                stuck.set()
+                await asyncio.Event().wait()
+
+        async with asyncio.timeout(2):
+            answering = asyncio.create_task(stream({"type": "http"}, never, send))
+            await asyncio.sleep(0.07)
+            work.go.set()
+            await stuck.wait()
+            await answering
+        assert work.closed
+
+    asyncio.run(main())
+
+
+def test_comments_while_nothing_comes() -> None:
+    async def main() -> list[Message]:
+        work = Work()
+        stream = await EventStream.open(work.events(), keep_alive=0.05)
+        asyncio.get_running_loop().call_later(0.18, work.go.set)
+        return await sent_by(stream)
+
+    _, first, *rest, second, done, _ = asyncio.run(main())
+    assert (first["body"], second["body"], done["body"]) == (event({"n": 1}), event({"n": 2}), DONE)
+    assert {part["body"] for part in rest} == {KEEP_ALIVE}
+    assert 1 <= len(rest) <= 3
+
+
+def test_no_comment_between_events_that_come() -> None:
+    async def steady() -> AsyncGenerator[bytes, None]:
+        for index in range(8):
+            await asyncio.sleep(0.02)
+            yield event({"n": index})
+
+    async def main() -> list[Message]:
+        return await sent_by(await EventStream.open(steady(), keep_alive=0.1))
+
+    assert all(message.get("body") != KEEP_ALIVE for message in asyncio.run(main()))
+
+
+def test_a_first_event_that_is_late_costs_the_status_not_the_answer() -> None:
+    async def late() -> AsyncGenerator[bytes, None]:
+        await asyncio.sleep(0.12)
+        yield event({"n": 1})
+        yield DONE
+
+    async def main() -> list[Message]:
+        return await sent_by(await EventStream.open(late(), keep_alive=0.05))
+
+    start, comment, *rest = asyncio.run(main())
+    assert start["status"] == 200
+    assert comment["body"] == KEEP_ALIVE
+    assert [part["body"] for part in rest if part["body"] != KEEP_ALIVE] == [event({"n": 1}), DONE, b""]
+
+
+def test_a_failure_after_a_comment_is_an_event() -> None:
+    async def fails() -> AsyncGenerator[bytes, None]:
+        await asyncio.sleep(0.12)
+        raise EngineDeadError("gone")
+        yield b""
+
+    async def main() -> list[Message]:
+        def failure(error: ApiError) -> bytes:
+            return event(error.body()) + b": end\n\n"
+
+        return await sent_by(await EventStream.open(fails(), keep_alive=0.05, failure=failure))
+
+    *_, last, end = asyncio.run(main())
+    told, rest = last["body"].split(b"\n\n", 1)
+    assert json.loads(told.removeprefix(b"data: "))["error"]["code"] == "engine_dead"
+    assert (rest, end["more_body"]) == (b": end\n\n", False)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_client_that_leaves_before_the_first_event_ends_the_work(opened: bool) -> None:
+    """While the answer is opened, and after a comment was sent instead of it."""
+    closed = []
+
+    async def slow() -> AsyncGenerator[bytes, None]:
+        try:
+            await asyncio.Event().wait()
+            yield b""
+        finally:
+            closed.append(True)
+
+    async def leave() -> Message:
+        await asyncio.sleep(0.03)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    async def main() -> None:
+        async with asyncio.timeout(2):
+            if opened:
+                stream = await EventStream.open(slow(), keep_alive=0.01)
+                await stream({"type": "http"}, leave, send)
+            else:
+                with pytest.raises(ClientDisconnectedError):
+                    await unless_disconnected(leave, EventStream.open(slow(), keep_alive=5))
+        assert closed == [True]
+        assert len(asyncio.all_tasks()) == 1, "nothing is left behind"
 
     asyncio.run(main())
 

@@ -1,0 +1,184 @@
+"""Every error a client can get, once: status, type, code, text and when. docs/errors.md is made of it.
+
+The code that raises an error takes it from here. Client libraries decide by status, `type`, `code` and some words of
+the text whether to retry, to shorten the prompt or to give up, so a row is part of the interface.
+"""
+
+from dataclasses import dataclass
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One row.
+
+    Attributes:
+        status: HTTP status; after the first byte of a stream the same error object is an event instead.
+        type: `type` in the error object: whose fault it is.
+        code: what programs should look at, or None.
+        text: `message`, with the places that vary in braces.
+        when: for the reader of the table.
+    """
+
+    status: int
+    type: str
+    code: str | None
+    text: str
+    when: str
+
+    def message(self, **values: object) -> str:
+        """The text for one case; every place needs its value."""
+        return self.text.format(**values)
+
+
+INVALID_VALUE = ErrorKind(
+    400, INVALID_REQUEST, None, "{problem}", "A field has a wrong type or value, or fields don't go together."
+)
+MISSING_FIELD = ErrorKind(
+    400, INVALID_REQUEST, None, "{field} is required.", "A field without default is missing."
+)
+TOO_MANY_FIELDS = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    None,
+    "The body may have at most {limit} fields.",
+    "A body has absurdly many fields.",
+)
+MALFORMED_ADDRESS = ErrorKind(
+    400, INVALID_REQUEST, None, "The request's path or query is malformed.", "The address can't be read."
+)
+INVALID_JSON = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "invalid_json",
+    "The body is not valid JSON: {problem}.",
+    "The body can't be parsed. NaN, Infinity, comments and lone surrogates are no JSON.",
+)
+NOT_AN_OBJECT = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "invalid_json",
+    "The body must be a JSON object.",
+    "The body is JSON of another kind.",
+)
+UNSUPPORTED_PARAMETER = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "unsupported_parameter",
+    "{field} is not supported by this server.",
+    "A field asks for something that can't be ignored without a wrong answer, such as a constraint on the output.",
+)
+UNSUPPORTED_PARAMETER_HINT = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "unsupported_parameter",
+    "{field} is not supported by this server. {hint}",
+    "The same, where something else does what the field asks for.",
+)
+CONTEXT_LENGTH_EXCEEDED = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "context_length_exceeded",
+    "This model's maximum context length is {limit} tokens. However, your prompt contains {prompt} tokens and "
+    "requested {wanted} completion tokens. Please reduce the length of the {field}.",
+    "Prompt and `max_tokens` together are longer than `max_model_len` in `/v1/models`. "
+    "Without `max_tokens` the middle part of the text is absent. The wording is frozen.",
+)
+INVALID_API_KEY = ErrorKind(
+    401,
+    INVALID_REQUEST,
+    "invalid_api_key",
+    "Missing or incorrect API key. Send it as 'Authorization: Bearer KEY'.",
+    "The server has keys and the request shows none, or one that is wrong. Every path but `/health` and `/ready`.",
+)
+NOT_FOUND = ErrorKind(404, INVALID_REQUEST, None, "There is nothing at this path.", "No such endpoint.")
+MODEL_NOT_FOUND = ErrorKind(
+    404,
+    INVALID_REQUEST,
+    "model_not_found",
+    "The model {name} does not exist; this server has {served}.",
+    "`model` names another model. It may be left out.",
+)
+METHOD_NOT_ALLOWED = ErrorKind(
+    405,
+    INVALID_REQUEST,
+    None,
+    "This path does not take this HTTP method.",
+    "The header `Allow` says which it takes.",
+)
+REQUEST_TOO_LARGE = ErrorKind(
+    413,
+    INVALID_REQUEST,
+    "request_too_large",
+    "The request body is larger than the limit of {limit} bytes.",
+    "The body is larger than `--max-body-size`. The connection is closed.",
+)
+UNSUPPORTED_MEDIA_TYPE = ErrorKind(
+    415,
+    INVALID_REQUEST,
+    "unsupported_media_type",
+    "Send the body as Content-Type: application/json.",
+    "The body is announced as something else.",
+)
+UNSUPPORTED_ENCODING = ErrorKind(
+    415, INVALID_REQUEST, "unsupported_media_type", "Send the body uncompressed.", "The body is compressed."
+)
+ENGINE_DEAD = ErrorKind(
+    500,
+    SERVER_ERROR,
+    "engine_dead",
+    "The engine stopped while this request was running; it is safe to retry.",
+    "The engine process ended or hung; it is being started again.",
+)
+ENGINE_ERROR = ErrorKind(
+    500,
+    SERVER_ERROR,
+    "engine_error",
+    "The engine could not serve this request.",
+    "The engine gave up this request alone; it may give a more exact text.",
+)
+INTERNAL_ERROR = ErrorKind(
+    500,
+    SERVER_ERROR,
+    "internal_error",
+    "Internal server error.",
+    "A bug of the server. Its log has the details, under the response's `x-request-id`.",
+)
+LOADING = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The model is still loading; please retry later.",
+    "`/ready` says when. Every 503 has a `Retry-After`.",
+)
+RESTARTING = ErrorKind(
+    503, SERVER_ERROR, "unavailable", "The engine is restarting; please retry later.", "After `engine_dead`."
+)
+SHUTTING_DOWN = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The server is shutting down.",
+    "After SIGTERM; running requests may finish.",
+)
+FAILED = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The engine has failed and the server is exiting.",
+    "The engine could not be started again.",
+)
+QUEUE_FULL = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The server is at its limit of {limit} requests; please retry later.",
+    "`--max-num-seqs` sequences run and `--max-waiting-requests` wait, or this request's `n` would exceed that.",
+)
+
+CATALOGUE: dict[str, ErrorKind] = {
+    name: value for name, value in sorted(globals().items()) if isinstance(value, ErrorKind)
+}
+"""All rows by the name of their constant."""
