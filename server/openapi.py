@@ -71,7 +71,9 @@ def _success(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object"} if answer is None else inlined_schema(answer.model_json_schema())
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if _can_stream(operation):
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content[
+            "text/event-stream"
+        ] = {}  # each event's data is a JSON object, which OpenAPI has no words for
     return {"description": "Success.", "content": content}
 
 
