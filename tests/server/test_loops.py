@@ -59,7 +59,7 @@ EVERYWHERE: dict[str, dict[str, Any]] = {
     "/v1/fim/completions": {"prompt": "a", "suffix": "b"},
     "/infill": {"input_prefix": "a", "input_suffix": "b"},
     "/v1/responses": {"input": "hi"},
-    "/v1/messages": {"max_tokens": 5, "messages": BODIES[CHAT]["messages"]},
+    "/v1/messages": {"model": "tiny", "max_tokens": 5, "messages": BODIES[CHAT]["messages"]},
 }
 
 
