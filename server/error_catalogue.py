@@ -77,6 +77,13 @@ UNSUPPORTED_PARAMETER_HINT = ErrorKind(
     "{field} is not supported by this server. {hint}",
     "The same, where something else does what the field asks for.",
 )
+INVALID_GRAMMAR = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "invalid_grammar",
+    "{problem}",
+    "A JSON schema, regex, choice or grammar doesn't compile, or not within the time and memory that grammars get.",
+)
 CONTEXT_LENGTH_EXCEEDED = ErrorKind(
     400,
     INVALID_REQUEST,

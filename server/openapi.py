@@ -9,9 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from server.anthropic.errors import is_messages, status_of
 from server.auth import OPEN_PATHS
 from server.error_catalogue import CATALOGUE
-from server.openai.answer_schemas import ANSWERS, ErrorAnswer
+from server.openai.answer_schemas import ANSWERS, AnthropicErrorAnswer, ErrorAnswer
 from server.openai.body import inlined_schema
 
 ADDRESS = "/openapi.json"
@@ -19,7 +20,7 @@ ADDRESS = "/openapi.json"
 EVERYWHERE = (413, 500)
 WITH_A_BODY = (400, 404, 415, 503)
 NOT_FOUND = (404,)
-ERROR = "ErrorAnswer"
+ERROR, ANTHROPIC_ERROR = "ErrorAnswer", "AnthropicErrorAnswer"
 
 
 def install_openapi(app: FastAPI, *, with_keys: bool) -> None:
@@ -39,7 +40,10 @@ def install_openapi(app: FastAPI, *, with_keys: bool) -> None:
 
 def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
     out = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    schemas = {ERROR: inlined_schema(ErrorAnswer.model_json_schema())}
+    schemas = {
+        ERROR: inlined_schema(ErrorAnswer.model_json_schema()),
+        ANTHROPIC_ERROR: inlined_schema(AnthropicErrorAnswer.model_json_schema()),
+    }
     out["components"] = {"schemas": schemas}
     if with_keys:
         out["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -61,7 +65,11 @@ def _responses(path: str, operation: dict[str, Any], with_keys: bool) -> dict[st
     out = {"200": _success(path, operation)}
     if path == "/ready":
         out["503"] = {**out["200"], "description": "Not ready."}
-    return out | {str(status): _failure(status) for status in sorted(statuses)}
+    if is_messages(path):
+        return out | {
+            str(status_of(status)): _failure(status, ANTHROPIC_ERROR) for status in sorted(statuses)
+        }
+    return out | {str(status): _failure(status, ERROR) for status in sorted(statuses)}
 
 
 def _success(path: str, operation: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +79,9 @@ def _success(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object"} if answer is None else inlined_schema(answer.model_json_schema())
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if _can_stream(operation):
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content[
+            "text/event-stream"
+        ] = {}  # each event's data is a JSON object, which OpenAPI has no words for
     return {"description": "Success.", "content": content}
 
 
@@ -80,9 +90,9 @@ def _can_stream(operation: dict[str, Any]) -> bool:
     return "stream" in body.get("schema", {}).get("properties", {})
 
 
-def _failure(status: int) -> dict[str, Any]:
+def _failure(status: int, body: str) -> dict[str, Any]:
     kinds = [kind for kind in CATALOGUE.values() if kind.status == status]
     codes = sorted({kind.code for kind in kinds if kind.code is not None})
     description = f"Codes: {', '.join(codes)}." if codes else "See docs/errors.md."
-    schema = {"$ref": f"#/components/schemas/{ERROR}"}
+    schema = {"$ref": f"#/components/schemas/{body}"}
     return {"description": description, "content": {"application/json": {"schema": schema}}}

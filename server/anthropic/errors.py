@@ -30,9 +30,14 @@ _KEPT_HEADERS = frozenset([b"retry-after", b"allow", b"www-authenticate", b"conn
 """What an error's headers say beside its body."""
 
 
+def status_of(status: int) -> int:
+    """Anthropic's status for one of OpenAI's API."""
+    return _STATUS.get(status, status)
+
+
 def error_body(error: ApiError) -> dict[str, Any]:
     """The object that a client reads, as a response or as the last event of a stream."""
-    return _body(_STATUS.get(error.status, error.status), error.body().error.message)
+    return _body(status_of(error.status), error.body().error.message)
 
 
 def overflow(error: ContextLengthError) -> ApiError:
@@ -49,7 +54,7 @@ class AnthropicErrorsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
-        if scope["type"] != "http" or not _is_messages(scope["path"]):
+        if scope["type"] != "http" or not is_messages(scope["path"]):
             await self._app(scope, receive, send)
             return
         sender = _Sender(scope, receive, send)
@@ -102,7 +107,7 @@ class _Sender:
             text = "The request could not be handled."
         kept = [(name, value) for name, value in start.get("headers", []) if name.lower() in _KEPT_HEADERS]
         status: int = start["status"]
-        await self.refuse(_STATUS.get(status, status), text, kept)
+        await self.refuse(status_of(status), text, kept)
 
     def _request_id(self) -> str | None:
         request_id: str | None = self._scope.get("state", {}).get("request_id")
@@ -113,7 +118,8 @@ class _Sender:
         return [] if request_id is None else [(b"request-id", request_id.encode())]
 
 
-def _is_messages(path: str) -> bool:
+def is_messages(path: str) -> bool:
+    """Whether errors of this path have Anthropic's shape."""
     return path == PREFIX or path.startswith(PREFIX + "/")
 
 

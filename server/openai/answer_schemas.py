@@ -20,6 +20,21 @@ class ErrorAnswer(BaseModel):
     error: Error
 
 
+class AnthropicError(BaseModel):
+    """Anthropic's error object."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorAnswer(BaseModel):
+    """Body of every answer of status 400 and above under ``/v1/messages``."""
+
+    type: Literal["error"]
+    error: AnthropicError
+    request_id: str
+
+
 class PromptTokensDetails(BaseModel):
     """Where prompt tokens came from."""
 

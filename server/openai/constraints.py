@@ -9,7 +9,9 @@ from typing import Any
 from llguidance import LLMatcher
 
 from engine.errors import InvalidRequestError
+from server.error_catalogue import INVALID_GRAMMAR
 from server.openai.constraint_fields import ResponseFormat, StructuredOutputs
+from server.openai.errors import ApiError
 from server.openai.protocol import GenerationFields
 from server.state import AppState
 
@@ -82,12 +84,12 @@ async def check_grammar(state: AppState, grammar: str, param: str) -> None:
         param: the request field that an error names.
 
     Raises:
-        InvalidRequestError: it doesn't compile, or not within the time and memory that grammars get.
+        ApiError: it doesn't compile, or not within the time and memory that grammars get.
         UnavailableError: the trial compiler is busy or can't start.
     """
     problem = await state.grammars.problem_of(grammar)
     if problem is not None:
-        raise InvalidRequestError(problem, param=param, code="invalid_grammar")
+        raise ApiError.of(INVALID_GRAMMAR, param=param, problem=problem)
 
 
 def _of_format(given: ResponseFormat) -> str | None:

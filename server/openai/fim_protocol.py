@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.config import GenerationDefaults
-from server.openai.protocol import MAX_LIST, CompletionRequest, Stops
+from server.openai.protocol import MAX_LIST, CompletionRequest, Loops, Stops
 
 MAX_FILENAME_CHARS = 1024
 MAX_RESPONSE_FIELDS = 64
@@ -46,6 +46,7 @@ class FimRequest(BaseModel):
     random_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stops = []
     stream: bool | None = None
+    loops: Loops = None
 
     def as_completion(self, room: int) -> CompletionRequest:
         """The same request for a completion; without a limit it may fill `room` tokens."""
@@ -62,6 +63,7 @@ class FimRequest(BaseModel):
             seed=self.random_seed,
             stop=self.stop,
             stream=self.stream,
+            loops=self.loops,
         )
 
 
@@ -96,6 +98,7 @@ class InfillRequest(BaseModel):
     stop: Stops = []
     ignore_eos: bool | None = None
     stream: bool | None = None
+    loops: Loops = None
     t_max_predict_ms: Milliseconds | None = None
     response_fields: (
         Annotated[
@@ -127,6 +130,7 @@ class InfillRequest(BaseModel):
             stop=self.stop,
             ignore_eos=self.ignore_eos,
             stream=self.stream,
+            loops=self.loops,
         )
 
 

@@ -137,7 +137,7 @@ def test_a_model_without_markers_is_a_clear_400(played: Make, url: str) -> None:
         ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"grammar": "a"}, "grammar"),
         ({"tools": [{}]}, "tools"),
-        ({"loops": 1}, "loops"),
+        ({"loops": 4}, "loops"),
     ],
 )
 def test_what_is_refused(played: Make, body: dict[str, Any], param: str) -> None:

@@ -55,6 +55,24 @@ def test_streamed_usage_has_it_too(played: Make, path: str) -> None:
     assert {chunk["usage"]["loops"] for chunk in chunks} == {2}
 
 
+EVERYWHERE: dict[str, dict[str, Any]] = {
+    "/v1/fim/completions": {"prompt": "a", "suffix": "b"},
+    "/infill": {"input_prefix": "a", "input_suffix": "b"},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"model": "tiny", "max_tokens": 5, "messages": BODIES[CHAT]["messages"]},
+}
+
+
+@pytest.mark.parametrize("path", EVERYWHERE)
+def test_every_endpoint_that_generates_takes_a_budget(played: Make, path: str) -> None:
+    for headers, extra in (([], {"loops": 2}), ([("x-loops", b"2")], {})):
+        server = played()
+        response = server.ask(path, {**EVERYWHERE[path], **extra}, headers=headers)
+        assert response.status_code == 200, response.text
+        assert [request.num_loops for request in server.host.requests] == [2]
+    assert played().ask(path, {**EVERYWHERE[path], "loops": 4}).status_code == 400
+
+
 MALFORMED = [0, -1, 4, 10**30, True, False, 1.0, 1.5, "2", "", [1], [[]], {}, {"a": 1}, ["x" * 10_000] * 100]
 
 
@@ -95,8 +113,8 @@ def test_two_that_differ_are_refused(played: Make, path: str, header: Any, loops
 @pytest.mark.parametrize(
     ("path", "field", "hint"),
     [
-        (COMPLETIONS, "num_loops", "use loops"),
-        (CHAT, "loop_budget", "use loops"),
+        (COMPLETIONS, "num_loops", "Use loops"),
+        (CHAT, "loop_budget", "Use loops"),
         (CHAT, "loop_logprobs", "/v1/completions"),
     ],
 )

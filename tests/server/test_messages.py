@@ -66,6 +66,7 @@ def test_the_answer_has_anthropics_shape(played: Make) -> None:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 3,
             "output_tokens": 6,
+            "loops": 3,
         },
     }
 
