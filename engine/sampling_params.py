@@ -142,7 +142,7 @@ def check_context_length(prompt_tokens: int, max_tokens: int, max_model_len: int
         requested = f" and requested {max_tokens} completion tokens" if max_tokens else ""
         raise ContextLengthError(
             f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains "
-            f"{prompt_tokens} tokens{requested}. Please reduce the length of the {param}.",
+            f"{prompt_tokens} tokens{requested}, so the prompt is too long. Please reduce the length of the {param}.",
             param=param,
             prompt_tokens=prompt_tokens,
             max_model_len=max_model_len,

@@ -89,7 +89,7 @@ CONTEXT_LENGTH_EXCEEDED = ErrorKind(
     INVALID_REQUEST,
     "context_length_exceeded",
     "This model's maximum context length is {limit} tokens. However, your prompt contains {prompt} tokens and "
-    "requested {wanted} completion tokens. Please reduce the length of the {field}.",
+    "requested {wanted} completion tokens, so the prompt is too long. Please reduce the length of the {field}.",
     "Prompt and `max_tokens` together are longer than `max_model_len` in `/v1/models`. "
     "Without `max_tokens` the middle part of the text is absent. The wording is frozen.",
 )
