@@ -51,6 +51,8 @@ def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
     for path, operations in out["paths"].items():
         for operation in operations.values():
             operation["responses"] = _responses(path, operation, with_keys)
+            if with_keys and path in OPEN_PATHS:
+                operation["security"] = []
     return out
 
 
@@ -79,9 +81,8 @@ def _success(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object"} if answer is None else inlined_schema(answer.model_json_schema())
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if _can_stream(operation):
-        content[
-            "text/event-stream"
-        ] = {}  # each event's data is a JSON object, which OpenAPI has no words for
+        # Each event's data is a JSON object, which OpenAPI has no words for.
+        content["text/event-stream"] = {}
     return {"description": "Success.", "content": content}
 
 

@@ -112,6 +112,10 @@ def test_with_keys_the_document_needs_one_and_says_so(played: Make) -> None:
             path for path, methods in described if all("401" in one["responses"] for one in methods.values())
         }
         assert guarded == {path for path, _ in described} - OPEN_PATHS
+        free = {
+            path for path, methods in described if any(one.get("security") == [] for one in methods.values())
+        }
+        assert free == OPEN_PATHS
 
     server.run(main)
     assert "security" not in document(server)
