@@ -21,6 +21,10 @@ _OPENAI_COUNTS = frozenset(
         "total_tokens",
     ]
 )
+_NOT_COUNTED = dict.fromkeys(
+    ["cache_creation", "inference_geo", "output_tokens_details", "server_tool_use", "service_tier"]
+)
+"""What the API's schema requires, be it null, and this server does not have."""
 _DELTAS = {
     "text": ("text_delta", "text"),
     "thinking": ("thinking_delta", "thinking"),
@@ -60,7 +64,7 @@ class MessageWriter:
         self._usage = usage
         self._at_limit = "model_context_window_exceeded" if fills_context else "max_tokens"
         self._blocks: list[Block] = []
-        self._end: dict[str, Any] = {"stop_reason": None, "stop_sequence": None}
+        self._end: dict[str, Any] = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
 
     def message(self) -> dict[str, Any]:
         """The message as it is by now."""
@@ -71,6 +75,7 @@ class MessageWriter:
             "model": self._answer.model,
             "content": [block.whole() for block in self._blocks],
             **self._end,
+            "container": None,
             "usage": usage_object(self._usage),
         }
 
@@ -80,12 +85,15 @@ class MessageWriter:
     def feed(self, event: ChatEvent) -> list[Event]:
         match event:
             case ContentDelta():
-                return self._grow({"type": "text", "text": ""}, None, event.text) if event.text else []
+                return (
+                    self._grow({"type": "text", "text": "", "citations": None}, None, event.text)
+                    if event.text
+                    else []
+                )
             case ReasoningDelta():
                 return self._grow({"type": "thinking", "thinking": "", "signature": ""}, None, event.text)
             case ToolCallDelta():
-                tool: dict[str, Any] = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
-                return self._grow(tool, event.call, event.arguments)
+                return self._grow(_tool_use(event), event.call, event.arguments)
             case ChatFinish():
                 return self._finish(event)
 
@@ -117,11 +125,11 @@ class MessageWriter:
         }
         reason = reasons[finish.finish_reason]
         sequence = finish.stop_reason if reason == "stop_sequence" else None
-        self._end = {"stop_reason": reason, "stop_sequence": sequence}
+        self._end = {"stop_reason": reason, "stop_sequence": sequence, "stop_details": None}
         usage = usage_object(self._usage)
         return [
             *self._stop(),
-            {"type": "message_delta", "delta": self._end, "usage": usage},
+            {"type": "message_delta", "delta": {**self._end, "container": None}, "usage": usage},
             {"type": "message_stop"},
         ]
 
@@ -130,6 +138,11 @@ class MessageWriter:
 
     def _index(self) -> int:
         return len(self._blocks) - 1
+
+
+def _tool_use(call: ToolCallDelta) -> dict[str, Any]:
+    """The block as it begins; `caller` says that the model itself calls, and no code that it runs."""
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": {}, "caller": {"type": "direct"}}
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -143,6 +156,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
         "output_tokens": counts["completion_tokens"],
+        **_NOT_COUNTED,
         **own,
     }
 

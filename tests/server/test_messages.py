@@ -58,14 +58,21 @@ def test_the_answer_has_anthropics_shape(played: Make) -> None:
         "type": "message",
         "role": "assistant",
         "model": "tiny",
-        "content": [{"type": "text", "text": "hello"}],
+        "content": [{"type": "text", "text": "hello", "citations": None}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
         "usage": {
             "input_tokens": 18,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 3,
             "output_tokens": 6,
+            "cache_creation": None,
+            "inference_geo": None,
+            "output_tokens_details": None,
+            "server_tool_use": None,
+            "service_tier": None,
             "loops": 3,
         },
     }
@@ -79,7 +86,8 @@ def test_a_stream_as_the_documentation_shows_it(played: Make) -> None:
     assert events[0]["message"]["content"] == []
     assert events[0]["message"]["usage"]["input_tokens"] == 18
     assert "".join(one["delta"]["text"] for one in events if one["type"] == "content_block_delta") == "hé"
-    assert events[-2]["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
+    nothing = dict.fromkeys(["stop_sequence", "stop_details", "container"])
+    assert events[-2]["delta"] == {"stop_reason": "end_turn", **nothing}
     assert events[-2]["usage"]["output_tokens"] == 4
 
 

@@ -61,6 +61,9 @@ def assemble(events: list[Event]) -> dict[str, Any]:
     return message
 
 
+DIRECT = {"type": "direct"}
+
+
 @given(chat_event_lists())
 @settings(max_examples=60, deadline=None)
 def test_a_stream_makes_up_the_message(chat_events: list[ChatEvent]) -> None:
@@ -84,9 +87,9 @@ def test_blocks_of_each_kind() -> None:
     )
     assert message["content"] == [
         {"type": "thinking", "thinking": "think", "signature": ""},
-        {"type": "text", "text": "I look."},
-        {"type": "tool_use", "id": "call_1", "name": "look", "input": {"a": 1}},
-        {"type": "tool_use", "id": "call_2", "name": "go", "input": {}},
+        {"type": "text", "text": "I look.", "citations": None},
+        {"type": "tool_use", "id": "call_1", "name": "look", "input": {"a": 1}, "caller": DIRECT},
+        {"type": "tool_use", "id": "call_2", "name": "go", "input": {}, "caller": DIRECT},
     ]
     assert (message["stop_reason"], message["stop_sequence"]) == ("tool_use", None)
     assert events[2] == {
@@ -134,6 +137,11 @@ def test_cached_tokens_are_not_input_tokens() -> None:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 2,
         "output_tokens": 3,
+        "cache_creation": None,
+        "inference_geo": None,
+        "output_tokens_details": None,
+        "server_tool_use": None,
+        "service_tier": None,
     }
 
 
