@@ -21,7 +21,6 @@ OFFLINE = {
     "LANGSMITH_TRACING": "false",
     "NO_PROXY": "127.0.0.1",
     "PYTHONNOUSERSITE": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 
 

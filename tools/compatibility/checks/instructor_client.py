@@ -23,7 +23,7 @@ def ask(mode: instructor.Mode) -> None:
     raw = openai.OpenAI(base_url=API, api_key=KEY, max_retries=0, timeout=TIMEOUT_S)
     client = instructor.from_openai(raw, mode=mode)
     answer = client.chat.completions.create(
-        model=MODEL, messages=ASK_LANGUAGE, response_model=Language, max_tokens=200, max_retries=0
+        model=MODEL, messages=ASK_LANGUAGE, response_model=Language, max_tokens=200, seed=1, max_retries=0
     )
     require(isinstance(answer, Language), f"{answer!r}")
 
@@ -39,7 +39,7 @@ def partial() -> None:
     client = instructor.from_openai(raw, mode=instructor.Mode.TOOLS)
     parts = list(
         client.chat.completions.create_partial(
-            model=MODEL, messages=ASK_LANGUAGE, response_model=Language, max_tokens=200, max_retries=0
+            model=MODEL, messages=ASK_LANGUAGE, response_model=Language, max_tokens=200, seed=1, max_retries=0
         )
     )
     require(len(parts) > 1, "the answer came in one part")

@@ -109,7 +109,8 @@ def tools() -> None:
         ToolMessage("sunny", tool_call_id=call["id"]),
     ]
     model().bind_tools([TOOL]).invoke(conversation)
-    (forced,) = model(max_tokens=200).bind_tools([TOOL], tool_choice="any").invoke(ASK_WEATHER).tool_calls[:1]
+    any_tool = model(max_tokens=200).bind_tools([TOOL], tool_choice="any", parallel_tool_calls=False)
+    (forced,) = any_tool.invoke(ASK_WEATHER).tool_calls
     check_weather(forced["args"])
 
 

@@ -27,6 +27,7 @@ const WITH_TOOL = {
   model: MODEL,
   messages: [{ role: "user", content: "What is the weather in Paris?" }],
   max_tokens: 200,
+  seed: 1,
   tools: [TOOL],
   tool_choice: { type: "function", function: { name: "get_weather" } },
 };
@@ -146,6 +147,7 @@ const checks = {
       model: MODEL,
       messages: MESSAGES,
       max_tokens: 100,
+      seed: 1,
       response_format: { type: "json_schema", json_schema },
     });
     checkCity(answer.choices[0].message.content);

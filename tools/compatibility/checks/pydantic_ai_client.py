@@ -11,7 +11,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
 QUESTION = "Describe a programming language."
-SETTINGS = ModelSettings(max_tokens=200, temperature=0)
+SETTINGS = ModelSettings(max_tokens=200, temperature=0, parallel_tool_calls=False)
 SHORT = ModelSettings(max_tokens=24, temperature=0)
 
 
