@@ -10,7 +10,7 @@ import pytest
 
 from tools.compatibility import catalogue, running
 from tools.compatibility.catalogue import CHECKS, CLIENTS, FEATURES, Client
-from tools.compatibility.page import page
+from tools.compatibility.page import INTRODUCTION, MEANINGS, page
 from tools.compatibility.running import Outcome, Row, run_client
 from tools.compatibility.servers import CompatibilityError, Served
 
@@ -90,6 +90,18 @@ def test_failures_are_on_the_page() -> None:
     assert "* One, stream: a \\| &lt;b>" in text
     assert "* One, images: text only" in text
     assert outcome.unexpected() == [rows[1]]
+
+
+def test_the_page_in_the_repository_is_of_this_catalogue() -> None:
+    text = Path("docs/compatibility.md").read_text()
+    assert INTRODUCTION in text
+    assert MEANINGS in text
+    for client in CLIENTS:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {client.title} |")]
+        cells = [cell.strip() for cell in line.split("|")[3:-1]]
+        shown = {name: cell for name, cell in zip(FEATURES, cells, strict=True) if cell}
+        known = {name for name, _ in client.known}
+        assert shown == {name: "**no**" if name in known else "yes" for name in client.features}
 
 
 def test_a_known_failure_that_passes_is_unexpected() -> None:

@@ -15,7 +15,8 @@ an API key; a script per client (`tools/compatibility/checks`) uses it the way i
 feature passed. **no**: one failed; why stands below. Empty: the client has no such thing, or it is not exercised.
 
 llm-comply and aider talk to the same server over an engine that plays a script, since they need an answer that makes
-sense. tests/clients runs all clients but the last few, which take minutes (lm-eval and after).
+sense; schemathesis to one with a context of 128 positions. tests/clients runs all clients but the last few, which take
+minutes (lm-eval and after).
 """
 
 MEANINGS = """
@@ -27,6 +28,8 @@ MEANINGS = """
 * *auth error*, *context overflow*, *unknown model*: the client raises its own exception for that case.
 * *FIM*: a suffix in `/v1/completions`, or `/v1/fim/completions`.
 * *responses*: `/v1/responses`; *messages*: `/v1/messages`. *tokenize*: `/tokenize`, or counting tokens.
+* *own schema*: `/openapi.json` says what the server really answers, whatever is sent; *OpenAI's schema*: neither does a
+  request made from it break the server, nor is an answer of another shape.
 * *cancel*: a client that leaves in the middle of a stream frees its request (`loopserve_num_requests_running` → 0).
 """
 
