@@ -18,14 +18,11 @@ from torch.nn import functional
 from engine.grammar_mask import apply_masks
 from engine.grammar_state import GrammarState
 from engine.messages import TokenLogprob
+from engine.philox import uniform
 from engine.sampling_params import MAX_LOGPROBS, SamplingParams
 
 ALIGNED_COLUMNS = 4
 """A float32 row of a multiple of so many columns starts at 16 bytes."""
-
-WORD = 2**64 - 1
-PHILOX_FACTORS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
-PHILOX_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 SCORED_ROWS = 64
 """Rows whose log-probabilities are in memory at once; a long prompt's would double the memory of its logits."""
@@ -280,26 +277,6 @@ def unpack(packed: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Ten
     """Undo `pack`: tensors of the shapes and dtypes of `like`, on the device of `packed`."""
     parts = packed.split([tensor.numel() for tensor in like])
     return [part.view(t.shape).to(t.dtype) for part, t in zip(parts, like, strict=True)]
-
-
-def uniform(seed: int, counter: int) -> float:
-    """The number in [0, 1) that belongs to (seed, counter): 53 bits of Philox4x64-10.
-
-    The same as ``numpy.random.Philox(key=seed, counter=counter).random_raw()``, whose generator objects take longer to
-    make than the ten rounds take here.
-    """
-    block = ((counter + 1) & WORD, 0, 0, 0)
-    key0, key1 = seed, 0
-    for _ in range(10):
-        product0, product1 = PHILOX_FACTORS[0] * block[0], PHILOX_FACTORS[1] * block[2]
-        block = (
-            (product1 >> 64) ^ block[1] ^ key0,
-            product1 & WORD,
-            (product0 >> 64) ^ block[3] ^ key1,
-            product0 & WORD,
-        )
-        key0, key1 = (key0 + PHILOX_STEPS[0]) & WORD, (key1 + PHILOX_STEPS[1]) & WORD
-    return (block[0] >> 11) * 2.0**-53
 
 
 def _upload(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.messages import TokenLogprob
+from engine.philox import uniform
 from engine.sampler import (
     SCORED_ROWS,
     Draw,
@@ -21,7 +21,6 @@ from engine.sampler import (
     sample_batch,
     sample_step,
     to_host,
-    uniform,
     unpack,
 )
 from engine.sampling_params import MAX_LOGPROBS, SamplingParams
@@ -172,21 +171,6 @@ def test_greedy_takes_the_best_and_the_first_of_equals():
     ties = torch.randint(0, 4, (20, 3001), generator=torch.Generator().manual_seed(0)).float()
     batch = sample_batch(ties, [state_of(temperature=0.0)] * 20)
     assert torch.equal(batch.tokens, ties.argmax(dim=1))
-
-
-def test_uniform_is_in_range_reproducible_and_spread():
-    numbers = [uniform(seed, counter) for seed in range(40) for counter in range(40)]
-    assert all(0.0 <= number < 1.0 for number in numbers)
-    assert len(set(numbers)) == len(numbers)
-    assert numbers == [uniform(seed, counter) for seed in range(40) for counter in range(40)]
-    assert sum(numbers) / len(numbers) == pytest.approx(0.5, abs=0.03)
-    assert uniform(2**64 - 1, 2**31) != uniform(2**64 - 2, 2**31)
-
-
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**31))
-def test_uniform_is_numpys_philox(seed, counter):
-    raw = np.random.Philox(key=seed, counter=counter).random_raw()
-    assert uniform(seed, counter) == (int(raw) >> 11) * 2.0**-53
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
