@@ -10,6 +10,7 @@ from llguidance import LLMatcher
 
 from engine.errors import InvalidRequestError
 from server.error_catalogue import INVALID_GRAMMAR
+from server.openai.closed_schemas import closed
 from server.openai.constraint_fields import ResponseFormat, StructuredOutputs
 from server.openai.errors import ApiError
 from server.openai.protocol import GenerationFields
@@ -28,9 +29,9 @@ def json_schema_grammar(schema: dict[str, Any]) -> str:
 
 
 def schema_with_options(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with our rules on white space, to embed in Lark by ``%json``."""
+    """The schema closed and with our rules on white space, to embed in Lark by ``%json``."""
     own = schema.get("x-guidance")
-    return {**schema, "x-guidance": {**(own if isinstance(own, dict) else {}), **JSON_OPTIONS}}
+    return {**closed(schema), "x-guidance": {**(own if isinstance(own, dict) else {}), **JSON_OPTIONS}}
 
 
 def lark_grammar(text: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequestError
+from server.openai.closed_schemas import closed
 from server.openai.tool_parsers import hermes, iquest, qwen3_coder
 from server.openai.tool_parsers.json_text import to_json
 from server.openai.tool_parsers.schema_types import ANY, STRING, Leaf, leaves, properties
@@ -79,9 +80,9 @@ def hermes_call(grammar: Grammar, tool: Tool) -> str:
 
 
 def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
-    """A schema that names its properties and doesn't say that there may be others means these."""
-    if _OTHERS & parameters.keys():
-        return parameters
+    """Unlike another object, a function that names no parameters has none."""
+    if _OTHERS & parameters.keys() or parameters.get("properties"):
+        return closed(parameters)
     return {**parameters, "additionalProperties": False}
 
 
