@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from server.openai.responses_protocol import ResponsesRequest
 from tests.server.played import Played
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -288,3 +290,15 @@ def test_nesting_in_messages(played: Make, body: str, kind: str) -> None:
     assert response.status_code == 400, response.text
     assert response.json()["error"]["type"] == "invalid_request_error"
     assert len(response.content) <= MAX_REPLY
+
+
+@pytest.mark.parametrize(
+    "metadata", [{str(i): 1 for i in range(100_000)}, {"a": 1}, {"a": "x" * 513}, {"x" * 513: ""}, [1], "a"]
+)
+def test_metadata_of_responses(played: Make, metadata: Any) -> None:
+    """An error per entry, as a validator would collect them, takes a second for a large object."""
+    body = json.dumps({"input": "a", "metadata": metadata}).encode()
+    refused(played(), body, "/v1/responses")
+    with pytest.raises(ValidationError) as found:
+        ResponsesRequest.model_validate_json(body)
+    assert found.value.error_count() == 1
