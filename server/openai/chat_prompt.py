@@ -1,5 +1,6 @@
 """Chat messages → the model's prompt, through its chat template."""
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,15 +100,14 @@ def _render(
             "continue_final_message and add_generation_prompt can't both be true.",
             param="continue_final_message",
         )
-    return _up_to(template.render(turns, False, tools, options), turns[-1]["content"].rstrip())
-
-
-def _up_to(text: str, final: str) -> str:
-    """A prompt that ends with the last message's text instead of what the template puts after it."""
-    at = text.rfind(final) if final else -1
-    if at < 0:
+    final = turns[-1]["content"].rstrip()
+    # The text alone can't be looked for: what the template puts after it may hold it, too ("<" before "<|im_end|>").
+    end = secrets.token_hex()
+    marked = [*turns[:-1], {**turns[-1], "content": final + end}]
+    prompt, found, _ = template.render(marked, False, tools, options).rpartition(end)
+    if not final or not found:
         raise InvalidRequestError(
             "continue_final_message needs a last message whose text the chat template keeps.",
             param="continue_final_message",
         )
-    return text[: at + len(final)]
+    return prompt

@@ -10,6 +10,8 @@ from engine.sampling_params import MAX_LOGIT_BIAS
 
 MAX_STOPS = 16  # Continue sends 9; OpenAI's limit of 4 is enforced by no other server
 MAX_STOP_CHARS = 256
+MAX_METADATA = 16
+MAX_METADATA_CHARS = 512
 
 _TOKEN_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 
@@ -48,6 +50,19 @@ def check_content(value: object) -> str:
     if not isinstance(value, list):
         raise ValueError("must be a string or a list of text parts")
     return "".join([_text_of(part) for part in value])
+
+
+def check_metadata(value: object) -> dict[str, str]:
+    """Labels by name; null is none."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MAX_METADATA:
+        raise ValueError(f"must be an object of at most {MAX_METADATA} strings")
+    if not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("must have strings as values")
+    if any(len(text) > MAX_METADATA_CHARS for text in (*value, *value.values())):
+        raise ValueError(f"must have names and values of at most {MAX_METADATA_CHARS} characters")
+    return value
 
 
 def check_absent(value: object) -> None:

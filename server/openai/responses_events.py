@@ -27,6 +27,7 @@ class ResponseWriter:
         self._tokenizer = tokenizer
         self._output: list[dict[str, Any]] = []
         self._open: AnyItem | None = None
+        self._early: list[dict[str, Any]] = []  # logprobs of tokens whose text may yet be a message's
         self._sent = 0
 
     def begin(self) -> list[Event]:
@@ -57,8 +58,11 @@ class ResponseWriter:
     def _text(self, text: str, logprobs: list[dict[str, Any]]) -> list[Event]:
         item, events = self._open, []
         if not isinstance(item, MessageItem):
+            self._early += logprobs
+            if not text:
+                return []  # the tokens may be a call's or a thought's, which have no place for logprobs
             item = MessageItem(self._next_index())
-            events = self._begin_item(item)
+            logprobs, events = self._early, self._begin_item(item)
         return [*events, *item.grow(text, logprobs)]
 
     def _reasoning(self, text: str) -> list[Event]:
@@ -81,7 +85,9 @@ class ResponseWriter:
         cut = finish.finish_reason == "length"
         events: list[Event] = []
         if self._open is None:
-            events = self._begin_item(MessageItem(0))  # an empty answer is still one
+            empty = MessageItem(0)  # an empty answer is still one
+            empty.logprobs += self._early
+            events = self._begin_item(empty)
         status = "incomplete" if cut else "completed"
         events += self._close(status)
         reason = "max_output_tokens" if cut else None
@@ -90,7 +96,7 @@ class ResponseWriter:
 
     def _begin_item(self, item: AnyItem) -> list[Event]:
         closed = self._close("completed")
-        self._open = item
+        self._open, self._early = item, []
         added = {
             "type": "response.output_item.added",
             "output_index": item.index,

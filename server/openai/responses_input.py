@@ -112,8 +112,9 @@ def joined_text(content: object, where: str) -> str:
 def _part_text(part: dict[str, Any], where: str) -> str:
     if part.get("type") == "refusal":
         return text(part, "refusal", where)
-    if str(part.get("type")) not in _TEXT_PARTS:
-        wrong(f"{where}.type", f"{shown(part.get('type'))} is not supported; this model reads text only")
+    kind = part.get("type")
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
+        wrong(f"{where}.type", f"{shown(kind)} is not supported; this model reads text only")
     return text(part, "text", where)
 
 

@@ -78,7 +78,7 @@ class Echo:
             "store": False,
             "background": False,
             "previous_response_id": None,
-            "metadata": fields.metadata or {},
+            "metadata": fields.metadata,
             "user": fields.user,
             "service_tier": "default",
             "prompt_cache_key": fields.prompt_cache_key,

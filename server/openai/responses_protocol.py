@@ -6,13 +6,17 @@ fields below `PASSED` mean what they mean for chat completions, which check them
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
+from server.openai.checks import check_metadata
 from server.openai.protocol import MAX_NAME_CHARS
-from server.openai.unsupported import MAX_LABEL_CHARS, MAX_LABEL_ENTRIES
+from server.openai.unsupported import MAX_LABEL_CHARS
 
 Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+Metadata = Annotated[
+    dict[str, str], PlainValidator(check_metadata, json_schema_input_type=dict[str, str] | None)
+]
 
 PASSED = (
     *("model", "stream", "temperature", "top_p", "top_logprobs", "presence_penalty", "frequency_penalty"),
@@ -81,7 +85,7 @@ class ResponsesRequest(BaseModel):
     previous_response_id: Label | None = None
     conversation: Any = None
     prompt: Any = None
-    metadata: Annotated[dict[Name, Label], Field(max_length=MAX_LABEL_ENTRIES)] | None = None
+    metadata: Metadata = {}
     user: Label | None = None
     service_tier: Name | None = None
     prompt_cache_key: Label | None = None

@@ -53,7 +53,9 @@ def optional_text(entry: dict[str, Any], name: str, where: str) -> str | None:
 
 
 def shown(value: object) -> str:
-    """A client's own word, short and harmless enough for an error message."""
+    """A client's own word, short and harmless enough for an error message; of a list or object only that it is one."""
+    if isinstance(value, dict | list):  # writing it out may take more levels than Python has
+        return "an object" if isinstance(value, dict) else "a list"
     return ascii(value)[:MAX_SHOWN]
 
 

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 MAX_LABEL_CHARS = 512
 MAX_LABEL_ENTRIES = 16
+MAX_LABEL_LEVELS = 16
 MAX_NAMES_LOGGED = 8
 
 LABELS = frozenset(
@@ -92,13 +93,17 @@ def check_unknown(body: Mapping[str, object], known: Collection[str]) -> None:
         logger.warning("ignored %d unknown request fields: %s", len(ignored), ", ".join(shown))
 
 
-def _is_small(value: object) -> bool:
+def _is_small(value: object, levels: int = MAX_LABEL_LEVELS) -> bool:
+    parts: tuple[object, ...]
     match value:
         case str():
             return len(value) <= MAX_LABEL_CHARS
         case dict():
-            return len(value) <= MAX_LABEL_ENTRIES and all(map(_is_small, (*value, *value.values())))
+            parts = (*value, *value.values())
         case list():
-            return len(value) <= MAX_LABEL_ENTRIES and all(map(_is_small, value))
+            parts = tuple(value)
         case _:
             return True
+    return (
+        levels > 0 and len(value) <= MAX_LABEL_ENTRIES and all(_is_small(part, levels - 1) for part in parts)
+    )

@@ -558,3 +558,14 @@ def test_the_final_message_is_continued(played: Make, template: Path) -> None:
     messages = [*HI, {"role": "assistant", "content": "def f():\n"}]
     text = prompt(server, messages=messages, continue_final_message=True)
     assert text.endswith("<|im_start|>assistant\ndef f():")
+
+
+@pytest.mark.parametrize("begun", ["<", "|", "im_end", "m", ">"])
+def test_the_final_message_may_look_like_what_the_template_puts_after_it(
+    played: Make, template: Path, begun: str
+) -> None:
+    server = played(settings={"chat_template": template})
+    messages = [*HI, {"role": "assistant", "content": begun}]
+    assert prompt(server, messages=messages, continue_final_message=True).endswith(
+        f"<|im_start|>assistant\n{begun}"
+    )

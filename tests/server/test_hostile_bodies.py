@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from server.openai.responses_protocol import ResponsesRequest
 from tests.server.played import Played
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -249,3 +251,54 @@ def test_of_a_key_that_comes_twice_the_last_value_counts(played: Make) -> None:
     server = played()
     assert server.ask(COMPLETIONS, content=raw('"max_tokens": 1, "max_tokens": 2')).status_code == 200
     assert server.host.requests[0].params.max_tokens == 2
+
+
+def nested(kind: str, levels: int = 1000) -> str:
+    """JSON as deep as the parser lets through, which is deeper than Python can recurse."""
+    begin, end = ("[", "]") if kind == "list" else ('{"a":', "}")
+    return begin * levels + "1" + end * levels
+
+
+@pytest.mark.parametrize("kind", ["list", "object"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, '{"prompt": "a", "metadata": DEEP}'),
+        (CHAT, '{"messages": [{"role": "user", "content": "a"}], "service_tier": DEEP}'),
+        ("/tokenize", '{"prompt": "a", "user": DEEP}'),
+        ("/v1/responses", '{"input": [{"type": DEEP}]}'),
+        ("/v1/responses", '{"input": [{"role": "user", "content": [{"type": DEEP, "text": "a"}]}]}'),
+        ("/v1/responses", '{"input": "a", "text": {"format": {"type": DEEP}}}'),
+        ("/v1/responses", '{"input": "a", "tools": [{"type": DEEP}]}'),
+    ],
+)
+def test_nesting_too_deep_to_look_into(played: Make, path: str, body: str, kind: str) -> None:
+    refused(played(), body.replace("DEEP", nested(kind)).encode(), path)
+
+
+@pytest.mark.parametrize("kind", ["list", "object"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": DEEP}]}]}',
+        '{"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"type": DEEP}]}',
+        '{"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "user": DEEP}',
+    ],
+)
+def test_nesting_in_messages(played: Make, body: str, kind: str) -> None:
+    response = played().ask("/v1/messages", content=body.replace("DEEP", nested(kind)).encode())
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert len(response.content) <= MAX_REPLY
+
+
+@pytest.mark.parametrize(
+    "metadata", [{str(i): 1 for i in range(100_000)}, {"a": 1}, {"a": "x" * 513}, {"x" * 513: ""}, [1], "a"]
+)
+def test_metadata_of_responses(played: Make, metadata: Any) -> None:
+    """An error per entry, as a validator would collect them, takes a second for a large object."""
+    body = json.dumps({"input": "a", "metadata": metadata}).encode()
+    refused(played(), body, "/v1/responses")
+    with pytest.raises(ValidationError) as found:
+        ResponsesRequest.model_validate_json(body)
+    assert found.value.error_count() == 1

@@ -10,6 +10,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from engine.config import GenerationDefaults
+from engine.messages import TokenLogprob
 from server.openai.answers import Answer, Usage
 from server.openai.chat_events import ChatEvent, ChatFinish, ContentDelta, ReasoningDelta, ToolCallDelta
 from server.openai.errors import ApiError
@@ -109,6 +110,47 @@ def test_deltas_make_up_the_object(chat_events: list[ChatEvent]) -> None:
     ]
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert done == final["output"]
+
+
+def test_logprobs_without_text_begin_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens of a call come with logprobs, too; they must neither cut it in two nor stand before it as a message."""
+    tokens = [TokenLogprob(i, -0.5, []) for i in range(5)]
+    monkeypatch.setattr(
+        ResponseWriter, "_logprobs", lambda self, entries: [{"token": str(one.token_id)} for one in entries]
+    )
+    writer = make_writer(TOOLS)
+    chat_events: list[ChatEvent] = [
+        ContentDelta(0, "", tokens[:1]),
+        ToolCallDelta(0, 0, "call_0", "look", ""),
+        ContentDelta(0, "", tokens[1:2]),
+        ToolCallDelta(0, 0, None, None, "{"),
+        ContentDelta(0, "", tokens[2:3]),
+        ToolCallDelta(0, 0, None, None, "}"),
+    ]
+    after: list[ChatEvent] = [ContentDelta(0, "a", tokens[3:4]), ContentDelta(0, "", tokens[4:])]
+    check_order(write(writer, [*chat_events, *after, ChatFinish(0, "tool_calls", None)]))
+    assert writer.response is not None
+    call, message = writer.response["output"]
+    assert (call["name"], call["call_id"], call["arguments"]) == ("look", "call_0", "{}")
+    assert message["content"][0]["text"] == "a"
+    assert [one["token"] for one in message["content"][0]["logprobs"]][-2:] == ["3", "4"]
+
+
+def test_logprobs_before_the_first_text_belong_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text may be held back for a stop string or for the rest of a character."""
+    monkeypatch.setattr(
+        ResponseWriter, "_logprobs", lambda self, entries: [{"token": str(one.token_id)} for one in entries]
+    )
+    first, second = TokenLogprob(7, -0.5, []), TokenLogprob(8, -0.5, [])
+    for events in (
+        [ContentDelta(0, "", [first]), ContentDelta(0, "ab", [second])],
+        [ContentDelta(0, "", [first])],
+    ):
+        writer = make_writer()
+        check_order(write(writer, [*events, ChatFinish(0, "stop", None)]))
+        assert writer.response is not None
+        part = writer.response["output"][0]["content"][0]
+        assert [one["token"] for one in part["logprobs"]] == ["7", "8"][: len(events)]
 
 
 def test_the_order_that_codex_needs() -> None:
