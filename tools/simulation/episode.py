@@ -15,7 +15,7 @@ from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
 from tools.simulation.expectation import Expectation
 from tools.simulation.failure import InjectedFaultError, SimulationError, require
-from tools.simulation.hash_runner import make_core
+from tools.simulation.hash_runner import HashRunner, make_core
 from tools.simulation.memory import Memory, PoisoningBlockPool
 from tools.simulation.setting import Setting
 from tools.simulation.workload import Client, Workload, again
@@ -42,6 +42,8 @@ class Totals:
     evictions: int = 0
     restarts: int = 0
     cached_tokens: int = 0
+    restored: int = 0
+    recomputed: int = 0
     longest_wait: float = 0.0
 
     def add(self, other: "Totals") -> None:
@@ -49,6 +51,15 @@ class Totals:
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             joined = max(mine, theirs) if field.name == "longest_wait" else mine + theirs
             setattr(self, field.name, joined)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """A sequence has been first in rank since a turn, and then had been preempted so often."""
+
+    sequence: Sequence
+    since: int
+    preemptions: int
 
 
 class Episode:
@@ -62,7 +73,7 @@ class Episode:
         self.messages: list[ToEngine] = []
         self.totals = Totals(episodes=1)
         self.turn = 0
-        self.first_ranked: tuple[Sequence, int] | None = None
+        self.first_ranked: Tenure | None = None
         self.core: EngineCore
         self.memory: Memory
 
@@ -165,12 +176,14 @@ class Episode:
         if first is None:
             self.first_ranked = None
             return
-        if self.first_ranked is None or self.first_ranked[0] is not first:
-            self.first_ranked = first, self.turn
+        if self.first_ranked is None or self.first_ranked.sequence is not first:
+            self.first_ranked = Tenure(first, self.turn, first.num_preemptions)
+        tenure = self.first_ranked
+        require(first.num_preemptions == tenure.preemptions, "the first-ranked request was preempted")
         setting = self.setting
         rows = setting.layout.num_loops * setting.max_model_len
         bound = (setting.limits.max_num_seqs + 2) * rows
-        waited = self.turn - self.first_ranked[1]
+        waited = self.turn - tenure.since
         self.totals.longest_wait = max(self.totals.longest_wait, waited / bound)
         require(waited <= bound, f"request {first.sequence_id} has been first for {waited} turns")
 
@@ -204,6 +217,10 @@ class Episode:
         totals.preemptions += scheduler.totals.preemptions
         totals.cached_tokens += scheduler.totals.prefix_hit_tokens
         totals.evictions += pool.evictions
+        runner = self.core.model.runner
+        assert isinstance(runner, HashRunner)
+        totals.restored += runner.restored
+        totals.recomputed += runner.recomputed
 
 
 def _check_contents(

@@ -39,6 +39,8 @@ class HashRunner(ModelRunner):
 
     Attributes:
         fault: called before a pass has changed anything and again when it has changed everything; may raise.
+        worlds: of the current step's rows, see `arithmetic.embed`.
+        restored: sequences begun by restoring. recomputed: by recomputing a found prompt's tail.
     """
 
     def __init__(self, setting: Setting, memory: Memory, fault: Fault) -> None:
@@ -54,6 +56,8 @@ class HashRunner(ModelRunner):
         self.followers = Followers()
         self.graphs = None
         self.worlds = np.zeros(0, np.uint64)
+        self.restored = 0
+        self.recomputed = 0
 
     def run(self, step: StepPlan) -> StepLogits:
         segments = step.segments
@@ -61,6 +65,10 @@ class HashRunner(ModelRunner):
             np.array([world_of(s.sequence.cache_salt) for s in segments], np.uint64),
             [s.num_rows for s in segments],
         )
+        for plan in (sequence.plan for sequence in step.admitted):
+            assert plan is not None
+            self.restored += plan.restored is not None
+            self.recomputed += plan.restored is None and plan.shared_hit > 0
         return super().run(step)
 
     def compute(self, batch: RowBatch, restores: list[CarryRestore]) -> torch.Tensor:

@@ -70,8 +70,8 @@ class Workload:
         rng, setting = self.rng, self.setting
         self.num_requests += 1
         longest = max(1, int(setting.max_model_len * setting.answer_share))
-        max_tokens = rng.choice((1, min(4, longest), longest, longest))
-        prompt = self._prompt(setting.max_model_len - max_tokens)
+        max_tokens = rng.choice((1, min(4, longest), longest, longest, longest, longest))
+        prompt = self._prompt(min(setting.max_prompt, setting.max_model_len - max_tokens))
         return Request(
             request_id=str(self.num_requests),
             prompt_token_ids=prompt,
@@ -92,9 +92,9 @@ class Workload:
             params |= {"repetition_penalty": 1.3, "min_tokens": max_tokens // 2}
         if rng.random() < 0.06:
             params["logprobs"] = rng.randint(0, 3)
-        if rng.random() < 0.08:
+        if rng.random() < self.setting.special_share:
             params["loop_logprobs"] = True
-        if rng.random() < 0.08:
+        if rng.random() < self.setting.special_share:
             params |= {"prompt_logprobs": rng.randint(0, 2), "max_tokens": rng.choice((0, max_tokens))}
             params["min_tokens"] = 0
         return params
