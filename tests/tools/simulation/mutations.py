@@ -71,10 +71,6 @@ def window_is_read_one_short(patch: Patch) -> None:
     patch.setattr(row_batch_module, "_floor", lambda s, loop: floor(s, loop) + 1)
 
 
-def window_floor_is_ignored(patch: Patch) -> None:
-    patch.setattr(row_batch_module, "_floor", lambda sequence, loop: 0)
-
-
 def padding_is_read(patch: Patch) -> None:
     """Tables of a batch begin one block late."""
     padded = row_batch_module._padded
@@ -324,7 +320,6 @@ MUTATIONS: list[Mutation] = [
 CONTENT_MUTATIONS: list[Mutation] = [
     window_is_trimmed_one_early,
     window_is_read_one_short,
-    window_floor_is_ignored,
     padding_is_read,
     carry_is_zeroed,
     carry_is_not_restored,
@@ -332,7 +327,6 @@ CONTENT_MUTATIONS: list[Mutation] = [
     keys_leave_the_parent_out,
     tail_starts_one_late,
     inexact_blocks_are_cached,
-    blocks_are_registered_before_they_are_full,
     eviction_keeps_the_key,
 ]
 """Those that make a row read something wrong."""
