@@ -10,23 +10,16 @@ any seed failed.
 
 import argparse
 import logging
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from itertools import count
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from benchmarks.machine import describe
-from tools.simulation.episode import Totals, run_episode, run_seed
+from tools.simulation.episode import run_episode, run_seed
 from tools.simulation.failure import SimulationError
-from tools.simulation.results import Chunk, Results, page
-
-CHUNK_STEPS = 100_000
+from tools.simulation.many import Effort, run_many
+from tools.simulation.results import Results
 
 
 def main() -> int:
@@ -34,7 +27,8 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     if arguments.until:
-        return _run_many(arguments)
+        effort = Effort(arguments.seed, arguments.until, arguments.jobs, arguments.seconds)
+        return int(run_many(Results.load(arguments.kept), effort, arguments.page))
     started = time.process_time()
     try:
         if arguments.episode is None:
@@ -60,65 +54,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kept", type=Path, default=Path("build/simulation.jsonl"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/simulation.md"))
     return parser.parse_args()
-
-
-def _run_many(arguments: argparse.Namespace) -> int:
-    results = Results.load(arguments.kept)
-    done = {chunk.seed for chunk in results.chunks}
-    seeds = (seed for seed in count(arguments.seed) if seed not in done)
-    deadline = time.monotonic() + arguments.seconds
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(arguments.jobs, mp_context=spawn) as pool:
-        for chunk in _chunks(pool, seeds, results, arguments.until, arguments.jobs, deadline):
-            results.add(chunk)
-            arguments.page.write_text(page(results, describe(), _commit()))
-            rate = chunk.totals.steps / chunk.cpu_seconds
-            print(
-                f"seed {chunk.seed}: {chunk.totals.steps} steps, {rate:,.0f} per second {chunk.failure}",
-                flush=True,
-            )
-    return int(any(chunk.failure for chunk in results.chunks))
-
-
-def _chunks(
-    pool: ProcessPoolExecutor, seeds: Iterator[int], results: Results, until: int, jobs: int, deadline: float
-) -> Iterator[Chunk]:
-    """Chunks as they end, until there are enough steps or it is too late."""
-    running: set[Future[Chunk]] = set()
-    while True:
-        planned = results.totals.steps + len(running) * CHUNK_STEPS
-        while planned < until and len(running) < jobs and time.monotonic() < deadline:
-            running.add(pool.submit(run_chunk, next(seeds)))
-            planned += CHUNK_STEPS
-        if not running:
-            return
-        ended, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in ended:
-            yield future.result()
-
-
-def run_chunk(seed: int) -> Chunk:
-    """One seed, in a process of the pool."""
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
-    started, totals, failure = time.process_time(), Totals(), ""
-
-    def keep(so_far: Totals) -> None:
-        nonlocal totals
-        totals = so_far
-
-    try:
-        totals = run_seed(seed, CHUNK_STEPS, keep)
-    except SimulationError as error:
-        failure = str(error)
-    return Chunk(seed, time.process_time() - started, totals, failure)
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

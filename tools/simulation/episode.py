@@ -241,13 +241,18 @@ def _check_contents(
                 require(bool(same), f"the H beside block {index} of loop {loop} is another")
 
 
+def seeded(seed: int, number: int) -> random.Random:
+    """All that an episode does is drawn from this; the setting first."""
+    return random.Random(f"{seed}/{number}")
+
+
 def run_episode(seed: int, number: int) -> Totals:
     """Episode `number` of a seed.
 
     Raises:
         SimulationError: something was wrong.
     """
-    rng = random.Random(f"{seed}/{number}")
+    rng = seeded(seed, number)
     setting = Setting.draw(rng)
     episode = Episode(setting, rng)
     try:

@@ -18,6 +18,7 @@ from scheduler.loop_layout import LoopLayout, StartPlan
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Carry, Sequence, SequenceState
 from scheduler.sequence_cache import SequenceCache
+from tools.simulation.setting import Setting
 
 Patch = pytest.MonkeyPatch
 Mutation = Callable[[Patch], None]
@@ -314,7 +315,10 @@ def aborts_leave_the_request_in_the_engine(patch: Patch) -> None:
 MUTATIONS: list[Mutation] = [
     value
     for name, value in list(globals().items())
-    if callable(value) and getattr(value, "__module__", "") == __name__ and not isinstance(value, type)
+    if callable(value)
+    and not name.startswith("_")
+    and getattr(value, "__module__", "") == __name__
+    and not isinstance(value, type)
 ]
 
 CONTENT_MUTATIONS: list[Mutation] = [
@@ -330,3 +334,40 @@ CONTENT_MUTATIONS: list[Mutation] = [
     eviction_keeps_the_key,
 ]
 """Those that make a row read something wrong."""
+
+
+def _has_exact_blocks_before_exact_hidden(setting: Setting) -> bool:
+    layout = setting.layout
+    tail = layout.window * layout.num_layers * (layout.num_loops - 1)
+    return (
+        setting.limits.prefix_caching
+        and layout.num_loops >= 3
+        and 2 * layout.block_size <= layout.window
+        and tail + 2 * layout.block_size < setting.max_prompt
+    )
+
+
+def _has_a_cached_tail(setting: Setting) -> bool:
+    layout = setting.layout
+    reach = layout.window * layout.num_layers
+    return setting.limits.prefix_caching and layout.num_loops >= 2 and 2 * reach < setting.max_prompt
+
+
+def _is_short_of_rows(setting: Setting) -> bool:
+    layout, limits = setting.layout, setting.limits
+    return (
+        limits.execution == "parallel"
+        and layout.offset == 1
+        and layout.num_loops >= 3
+        and limits.max_rows < limits.max_num_seqs * layout.num_loops + 2
+        and limits.max_num_seqs <= 2
+        and setting.special_share == 0.5
+    )
+
+
+SUITED: dict[Mutation, Callable[[Setting], bool]] = {
+    snapshots_count_as_exact_too_early: _has_exact_blocks_before_exact_hidden,
+    blocks_count_as_exact_too_early: _has_a_cached_tail,
+    last_loop_does_not_wait: _is_short_of_rows,
+}
+"""Where a rare bug shows soon: which settings to try, without which it takes some ten thousand steps."""
