@@ -5,8 +5,8 @@ class WrongResultError(Exception):
     """The engine gave something else than it owed, or owes something for too long."""
 
 
-class InjectedFaultError(Exception):
-    """The model failed because the simulation wanted it to; the engine is started again."""
+class InjectedFaultError(BaseException):
+    """The engine's process died in a pass, so nothing in the engine can catch it; the engine is started again."""
 
 
 class SimulationError(Exception):
