@@ -17,9 +17,6 @@ from tools.simulation.episode import Totals, run_seed
 from tools.simulation.failure import SimulationError
 from tools.simulation.results import Chunk, Results, page
 
-CHUNK_STEPS = 100_000
-"""Of one seed: what is lost when a run is stopped."""
-
 
 @dataclass(frozen=True, slots=True)
 class Effort:
@@ -29,12 +26,14 @@ class Effort:
         first_seed: seeds go up from here; those that have been run are left out.
         steps: in all, with what earlier runs did.
         seconds: after so long no seed is begun.
+        seed_steps: of one seed; what is lost when a run is stopped.
     """
 
     first_seed: int
     steps: int
     jobs: int
     seconds: float
+    seed_steps: int = 100_000
 
 
 def run_many(results: Results, effort: Effort, page_path: Path) -> bool:
@@ -55,7 +54,7 @@ def run_many(results: Results, effort: Effort, page_path: Path) -> bool:
     return any(chunk.failure for chunk in results.chunks)
 
 
-def run_chunk(seed: int) -> Chunk:
+def run_chunk(seed: int, steps: int) -> Chunk:
     """One seed, in a process of the pool."""
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
@@ -66,7 +65,7 @@ def run_chunk(seed: int) -> Chunk:
         totals = so_far
 
     try:
-        totals = run_seed(seed, CHUNK_STEPS, keep)
+        totals = run_seed(seed, steps, keep)
     except SimulationError as error:
         failure = str(error)
     return Chunk(seed, time.process_time() - started, totals, failure)
@@ -79,10 +78,10 @@ def _chunks(pool: ProcessPoolExecutor, results: Results, effort: Effort) -> Iter
     deadline = time.monotonic() + effort.seconds
     running: set[Future[Chunk]] = set()
     while True:
-        planned = results.totals.steps + len(running) * CHUNK_STEPS
+        planned = results.totals.steps + len(running) * effort.seed_steps
         while planned < effort.steps and len(running) < effort.jobs and time.monotonic() < deadline:
-            running.add(pool.submit(run_chunk, next(seeds)))
-            planned += CHUNK_STEPS
+            running.add(pool.submit(run_chunk, next(seeds), effort.seed_steps))
+            planned += effort.seed_steps
         if not running:
             return
         ended, running = wait(running, return_when=FIRST_COMPLETED)

@@ -11,6 +11,7 @@ import tools.simulation.episode as episode_module
 from tests.tools.simulation.mutations import CONTENT_MUTATIONS, MUTATIONS, SUITED, Mutation
 from tools.simulation.episode import Totals, run_episode, run_seed, seeded
 from tools.simulation.failure import SimulationError
+from tools.simulation.many import Effort, run_many
 from tools.simulation.results import Chunk, Results, page
 from tools.simulation.setting import Setting
 
@@ -76,6 +77,17 @@ def test_a_long_run_goes_on_where_it_stopped(tmp_path) -> None:
     assert "| steps of the engine | 120 |" in text
     assert "* seed 1: `token 3 is 1`" in text
     assert "24 steps per CPU second" in text
+
+
+def test_many_seeds_are_run_until_there_are_enough_steps(tmp_path) -> None:
+    kept, effort = tmp_path / "chunks.jsonl", Effort(7, steps=600, jobs=2, seconds=60, seed_steps=300)
+    assert not run_many(Results.load(kept), effort, tmp_path / "page.md")
+    results = Results.load(kept)
+    assert sorted(chunk.seed for chunk in results.chunks) == [7, 8]
+    assert results.totals.steps >= 600
+    assert "| requests |" in (tmp_path / "page.md").read_text()
+    assert not run_many(results, effort, tmp_path / "page.md")
+    assert len(Results.load(kept).chunks) == 2
 
 
 def _run_episodes(suits: Callable[[Setting], bool]) -> None:
