@@ -7,7 +7,7 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 	llm-comply continue
 
 .PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check clean
+	gpu-check simulate clean
 
 install: .venv/installed
 
@@ -61,6 +61,9 @@ roofline: .venv/installed-test  ## the roofline page and its plots; a model, not
 
 gpu-check: .venv/installed-test   ## on a machine with a GPU: test the kernels natively and measure
 	env -u TRITON_INTERPRET $(BIN)/python -m tools.gpu_check
+
+simulate: .venv/installed-test  ## ten million simulated steps; an hour per core, goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.simulation --until 10000000 --jobs $${JOBS:-1}
 
 clean:
 	rm -rf .venv

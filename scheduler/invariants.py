@@ -1,7 +1,5 @@
 """What must hold between any two steps. Tests and the simulator call `check` after every one."""
 
-from collections import Counter
-
 from scheduler.errors import InvariantError
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence, SequenceState
@@ -34,22 +32,29 @@ def _require(condition: bool, rule: str) -> None:
 
 
 def _check_blocks(scheduler: Scheduler) -> None:
+    """Whole lists and sets at a time: pools are large, and the simulator comes here millions of times."""
     pool = scheduler.blocks
-    held = Counter(b for s in scheduler.running for table in s.tables for b in table.blocks)
-    for block in range(pool.num_blocks):
-        _require(
-            pool.refs[block] == held[block], f"block {block}: {pool.refs[block]} refs, {held[block]} holders"
-        )
-    free, evictable = set(pool.free), set(pool.evictable)
+    tables = [table.blocks for sequence in scheduler.running for table in sequence.tables]
+    holders = [0] * pool.num_blocks
+    for blocks in tables:
+        for block in blocks:
+            holders[block] += 1
+    if holders != pool.refs:
+        block = next(b for b in range(pool.num_blocks) if holders[b] != pool.refs[b])
+        raise InvariantError(f"block {block}: {pool.refs[block]} refs, {holders[block]} holders")
+    free, held = set(pool.free), set().union(*tables)
     _require(len(free) == len(pool.free), "the free list has a duplicate")
-    _require(free.isdisjoint(evictable), "a block is both free and evictable")
-    _require(free.isdisjoint(held) and evictable.isdisjoint(held), "a held block is free or evictable")
-    _require(len(free) + len(evictable) + len(held) == pool.num_blocks, "a block is nowhere")
-    for key, block in pool.by_key.items():
-        _require(pool.keys[block] == key, f"block {block} does not carry the key that finds it")
-        _require(block not in free, f"keyed block {block} is free")
-    keyed = sum(key is not None for key in pool.keys)
-    _require(keyed == len(pool.by_key), "a block's key does not find it")
+    _require(free.isdisjoint(pool.evictable), "a block is both free and evictable")
+    _require(held.isdisjoint(free) and held.isdisjoint(pool.evictable), "a held block is free or evictable")
+    _require(len(free) + len(pool.evictable) + len(held) == pool.num_blocks, "a block is nowhere")
+    keyed = pool.by_key.values()
+    _require(
+        [pool.keys[block] for block in keyed] == list(pool.by_key),
+        "a block does not carry the key that finds it",
+    )
+    _require(pool.num_blocks - pool.keys.count(None) == len(pool.by_key), "a block's key does not find it")
+    _require(free.isdisjoint(keyed), "a keyed block is free")
+    _require(all(pool.keys[block] is not None for block in pool.evictable), "an evictable block has no key")
 
 
 def _check_carries(scheduler: Scheduler) -> None:

@@ -1,0 +1,76 @@
+"""The cache of the model of hashes, and pools that poison in it whatever belongs to nobody."""
+
+import numpy as np
+
+from scheduler.block_pool import BlockPool
+from scheduler.carry_pool import CarryPool
+from scheduler.loop_layout import LoopLayout
+from tools.simulation.arithmetic import POISON
+
+
+class Memory:
+    """What outlives a pass, as `engine.model.ModelState` is for the real model.
+
+    Attributes:
+        cache: uint64 ``[blocks + 1, block_size, layers]``.
+        carries: uint64 ``[slots + 2]``; slot 0 stays zero.
+        block_hidden: uint64 ``[blocks + 1]``.
+    """
+
+    def __init__(self, layout: LoopLayout, num_blocks: int, num_slots: int) -> None:
+        self.cache = np.full((num_blocks + 1, layout.block_size, layout.num_layers), POISON)
+        self.carries = np.full(num_slots + 2, POISON)
+        self.carries[0] = 0
+        self.block_hidden = np.full(num_blocks + 1, POISON)
+
+    def poison_block(self, block: int) -> None:
+        self.cache[block] = POISON
+        self.block_hidden[block] = POISON
+
+
+class PoisoningBlockPool(BlockPool):
+    """Poisons blocks as they become free and as they are handed out."""
+
+    def __init__(self, num_blocks: int, memory: Memory) -> None:
+        super().__init__(num_blocks)
+        self.memory = memory
+        self.evictions = 0
+
+    def allocate(self, count: int) -> list[int] | None:
+        blocks = super().allocate(count)
+        for block in blocks or ():
+            self.memory.poison_block(block)
+        return blocks
+
+    def release(self, block: int) -> None:
+        super().release(block)
+        if self.refs[block] == 0 and self.keys[block] is None:
+            self.memory.poison_block(block)
+
+    def forget_all(self) -> None:
+        for block in self.evictable:
+            self.memory.poison_block(block)
+        super().forget_all()
+
+    def evict_one(self) -> None:
+        """Evict although nobody needs the space."""
+        block = self._evict()
+        self.free.append(block)
+        self.memory.poison_block(block)
+
+    def _evict(self) -> int:
+        self.evictions += 1
+        return super()._evict()
+
+
+class PoisoningCarryPool(CarryPool):
+    """Poisons slots as they are given back."""
+
+    def __init__(self, capacity: int, memory: Memory) -> None:
+        super().__init__(capacity)
+        self.memory = memory
+
+    def release(self, slots: list[int]) -> None:
+        super().release(slots)
+        for slot in slots:
+            self.memory.carries[slot] = POISON
