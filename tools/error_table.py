@@ -23,7 +23,8 @@ made more exact; codes, types and statuses are stable, and so is the wording of 
 LiteLLM, LangChain, OpenHands and Aider look into.
 
 A request that fails after the first byte of its stream was sent gets the same object as an event,
-`data: {"error": {...}}`, and then the stream's usual end. `invalid_request_error` means that sending the same again
+`data: {"error": {...}}`, and then the stream's usual end. Under `/v1/messages` errors have Anthropic's shape and 503 is
+529 (`server/anthropic/errors.py`). `invalid_request_error` means that sending the same again
 can't help; `server_error` that it may.
 
 | status | type | code | message | when |
