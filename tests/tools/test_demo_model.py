@@ -211,6 +211,13 @@ def test_special_tokens_have_their_ids(tokenizer: Tokenizer) -> None:
     assert read("config.json")["eos_token_id"] == read("generation_config.json")["eos_token_id"] == ends
 
 
+def test_chat_template_where_undefined_names_are_errors() -> None:
+    """lm-eval renders so."""
+    strict = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(CHAT_TEMPLATE)
+    text = strict.render(messages=[{"role": "user", "content": "hi"}])
+    assert text == "<|im_start|>user\nhi<|im_end|>\n"
+
+
 def render(messages: list[dict[str, Any]], **options: object) -> str:
     return jinja2.Environment().from_string(CHAT_TEMPLATE).render(messages=messages, **options)
 

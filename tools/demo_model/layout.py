@@ -12,7 +12,7 @@ MAX_POSITIONS = 2048  # the longest training row
 
 # ChatML. The tools part has the wording of the Hermes format, which tool-call parsers understand.
 CHAT_TEMPLATE = r"""{%- set system = messages[0].content if messages and messages[0].role == 'system' else '' %}
-{%- if tools %}
+{%- if tools is defined and tools %}
     {{- '<|im_start|>system\n' }}
     {%- if system %}{{- system + '\n\n' }}{%- endif %}
     {{- '# Tools\n\nYou may call one or more functions to assist with the user query.\n\n' }}
@@ -31,7 +31,7 @@ CHAT_TEMPLATE = r"""{%- set system = messages[0].content if messages and message
         {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}
     {%- elif not (message.role == 'system' and loop.first) %}
         {{- '<|im_start|>' + message.role + '\n' + (message.content or '') }}
-        {%- for call in message.tool_calls or [] %}
+        {%- for call in (message.tool_calls | default([])) or [] %}
             {%- set function = call.function or call %}
             {%- set arguments = function.arguments if function.arguments is string else function.arguments | tojson %}
             {{- '\n<tool_call>\n{"name": "' + function.name + '", "arguments": ' + arguments + '}\n</tool_call>' }}
@@ -39,7 +39,7 @@ CHAT_TEMPLATE = r"""{%- set system = messages[0].content if messages and message
         {{- '<|im_end|>\n' }}
     {%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
+{%- if add_generation_prompt is defined and add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
 """
 
 
