@@ -6,6 +6,8 @@ its own can go on adding them for ever. What the closed schema lets through is v
 
 from typing import Any
 
+from server.openai.nesting import levels
+
 _SAYS_MORE = frozenset(
     [
         *(
@@ -20,8 +22,7 @@ _SAYS_MORE = frozenset(
 )
 """With one of these an object's schema is more than its list of properties: closing it could contradict the rest."""
 
-_OF_SCHEMAS = ("properties", "$defs", "definitions")
-_SCHEMA = ("items",)
+_DEFINITIONS = ("$defs", "definitions")
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
@@ -30,32 +31,23 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
     Objects are looked for in properties, items and definitions. Definitions stay as they are if anything is combined by
     ``allOf``, which would need all parts' properties at once.
     """
-    return _closed(schema, "allOf" not in _keys(schema))
+    combined = any("allOf" in one for level in levels(schema) for one in level if isinstance(one, dict))
+    return _closed(schema, not combined)
 
 
 def _closed(schema: Any, with_definitions: bool) -> Any:
     if not isinstance(schema, dict):
         return schema
     out = dict(schema)
-    for name in _OF_SCHEMAS:
+    for name in ("properties", *(_DEFINITIONS if with_definitions else ())):
         inner = out.get(name)
-        if isinstance(inner, dict) and (with_definitions or name == "properties"):
+        if isinstance(inner, dict):
             out[name] = {key: _closed(value, with_definitions) for key, value in inner.items()}
-    for name in _SCHEMA:
-        if name in out:
-            out[name] = _closed(out[name], with_definitions)
+    if "items" in out:
+        out["items"] = _closed(out["items"], with_definitions)
     properties, required = out.get("properties"), out.get("required", [])
     if isinstance(properties, dict) and properties and not _SAYS_MORE & out.keys():
         named = isinstance(required, list) and all(isinstance(name, str) for name in required)
         if named and set(required) <= properties.keys():
             out["additionalProperties"] = False
     return out
-
-
-def _keys(schema: Any) -> set[str]:
-    """Every key anywhere in a schema, whose depth is bounded before."""
-    if isinstance(schema, list):
-        return set().union(*map(_keys, schema))
-    if isinstance(schema, dict):
-        return set(schema).union(*map(_keys, schema.values()))
-    return set()

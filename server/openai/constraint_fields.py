@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
+from server.openai.nesting import MAX_SCHEMA_DEPTH, deeper_than
+
 MAX_CONSTRAINT_BYTES = 64 << 10
 """Of a schema, regex or grammar as text; of all choices together."""
-MAX_SCHEMA_DEPTH = 64
 MAX_CHOICES = 1024
 MAX_CHOICE_CHARS = 4096
 MAX_SCHEMA_NAME_CHARS = 256
@@ -57,17 +58,8 @@ def _check_size(text: bytes) -> None:
 
 
 def _check_depth(schema: object) -> None:
-    level: list[object] = [schema]
-    for _ in range(MAX_SCHEMA_DEPTH):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return
-    raise ValueError(f"may be nested at most {MAX_SCHEMA_DEPTH} deep")
+    if deeper_than(schema, MAX_SCHEMA_DEPTH):
+        raise ValueError(f"may be nested at most {MAX_SCHEMA_DEPTH} deep")
 
 
 Schema = Annotated[dict[str, Any], PlainValidator(check_schema, json_schema_input_type=dict[str, Any] | str)]

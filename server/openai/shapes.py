@@ -4,10 +4,10 @@ For lists whose entries have many shapes (items of a conversation, content parts
 every shape and report on each.
 """
 
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from engine.errors import InvalidRequestError
+from server.openai.nesting import deeper_than
 
 MAX_SHOWN = 64
 MAX_DEPTH = 96
@@ -61,15 +61,5 @@ def shown(value: object) -> str:
 
 def shallow(value: object, where: str) -> None:
     """Any JSON, but not nested too deep."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [child for one in level for child in _children(one)]
-        if not level:
-            return
-    wrong(where, f"is nested more than {MAX_DEPTH} deep")
-
-
-def _children(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+    if deeper_than(value, MAX_DEPTH):
+        wrong(where, f"is nested more than {MAX_DEPTH} deep")

@@ -4,10 +4,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from server.openai.nesting import MAX_SCHEMA_DEPTH, levels
+
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARS = 1 << 16
 MAX_SCHEMA_NODES = 20_000
-MAX_SCHEMA_DEPTH = 64
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
@@ -107,18 +108,10 @@ def _tool(value: object) -> Tool:
 def _check_schema(parameters: object) -> None:
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         raise ValueError("has a function whose parameters are not a JSON schema of an object")
-    level: list[Any] = [parameters]
     nodes = 0
-    for _ in range(MAX_SCHEMA_DEPTH):
+    for depth, level in enumerate(levels(parameters)):
         nodes += len(level)
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-        if nodes + len(level) > MAX_SCHEMA_NODES:
+        if nodes > MAX_SCHEMA_NODES:
             raise ValueError(f"has a function whose parameters hold more than {MAX_SCHEMA_NODES} values")
-        if not level:
-            return
-    raise ValueError(f"has a function whose parameters are nested more than {MAX_SCHEMA_DEPTH} deep")
+        if depth == MAX_SCHEMA_DEPTH:
+            raise ValueError(f"has a function whose parameters are nested more than {MAX_SCHEMA_DEPTH} deep")

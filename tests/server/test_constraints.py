@@ -15,7 +15,6 @@ from server.openai.constraint_fields import (
     MAX_CHOICE_CHARS,
     MAX_CHOICES,
     MAX_CONSTRAINT_BYTES,
-    MAX_SCHEMA_DEPTH,
 )
 from server.openai.constraints import (
     choice_grammar,
@@ -25,6 +24,7 @@ from server.openai.constraints import (
     regex_grammar,
     schema_with_options,
 )
+from server.openai.nesting import MAX_SCHEMA_DEPTH
 from server.openai.protocol import CompletionRequest
 from tests.server.played import Played
 
