@@ -78,7 +78,9 @@ class JsonVocabulary(Vocabulary):
     def encode(self, text: str, add_special_tokens: bool, parse_special: bool) -> list[int]:
         tokenizer = self._tokenizer if parse_special else self._literal
         with _library("encoding"):
-            return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+            # `encode` keeps the GIL, so a long text would hold up the event loop from whatever thread.
+            (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return list(encoding.ids)
 
     def token_bytes(self) -> list[bytes]:
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
