@@ -18,8 +18,8 @@ TENANTS = ("", "a", "b")
 class PoolMachine(RuleBasedStateMachine):
     """`holders` counts references; `contents` maps keys to blocks; `idle` lists evictable blocks, oldest first.
 
-    A key names its tenant, as in the real thing. `quiet` lists tenants, first the one whose idle blocks have not changed
-    for longest.
+    A key names its tenant, as in the real thing. `quiet` lists tenants, the one whose idle blocks have not changed for
+    longest first.
     """
 
     def __init__(self) -> None:
