@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from server.api_keys import ApiKeys
 from server.auth import OPEN_PATHS, AuthMiddleware
 from tests.server.asgi import Headers, Reply, call, echo
 
@@ -11,7 +12,7 @@ KEYS = ("first-key", "sécond", "third")
 
 
 def ask(path: str, headers: Headers) -> Reply:
-    return asyncio.run(call(AuthMiddleware(echo, KEYS), path, headers))
+    return asyncio.run(call(AuthMiddleware(echo, ApiKeys(KEYS)), path, headers))
 
 
 def bearer(key: bytes, scheme: bytes = b"Bearer ") -> Headers:
@@ -71,7 +72,7 @@ def test_probes_are_open() -> None:
 
 
 def test_without_any_key_nothing_opens() -> None:
-    assert asyncio.run(call(AuthMiddleware(echo, ()), "/v1/models", bearer(b""))).status == 401
+    assert asyncio.run(call(AuthMiddleware(echo, ApiKeys(())), "/v1/models", bearer(b""))).status == 401
 
 
 def test_websockets_are_refused() -> None:
@@ -82,7 +83,7 @@ def test_websockets_are_refused() -> None:
             sent.append(message["type"])
 
         scope = {"type": "websocket", "path": "/health", "headers": bearer(b"first-key")}
-        await AuthMiddleware(echo, KEYS)(scope, None, send)  # type: ignore[arg-type]
+        await AuthMiddleware(echo, ApiKeys(KEYS))(scope, None, send)  # type: ignore[arg-type]
 
     asyncio.run(main())
     assert sent
