@@ -30,7 +30,7 @@ class KeyReload:
             ):  # a pipe gives its keys once, and reading it again may wait
                 raise SettingsError(f"--api-key-file: {path} is no regular file, so it can't be read again")
             keys = self._settings.all_api_keys()
-        except SettingsError as error:
+        except (SettingsError, OSError) as error:
             logger.error("SIGHUP: still %d API keys, as the file can't be used: %s", len(self._keys), error)
             return
         before = self._keys.accounts
