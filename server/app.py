@@ -6,6 +6,8 @@ from server.anthropic.errors import AnthropicErrorsMiddleware
 from server.anthropic.messages import router as messages_router
 from server.auth import AuthMiddleware
 from server.body_limit import BodyLimitMiddleware
+from server.draining import CloseWhileDrainingMiddleware
+from server.early_refusal import EarlyRefusalMiddleware
 from server.engine_metrics import EngineCollector
 from server.http_metrics import HttpMetricsMiddleware, HttpSeries
 from server.lifespan import lifespan
@@ -44,9 +46,11 @@ def create_app(state: AppState, api_keys: tuple[str, ...] = ()) -> FastAPI:
     install_openapi(app, with_keys=bool(api_keys))
     # Added last is outermost. Bodies are read only from authenticated clients; refusals are counted and carry an id.
     app.add_middleware(BodyLimitMiddleware, limit=int(state.settings.max_body_size))
+    app.add_middleware(EarlyRefusalMiddleware, client=state.client)
     if api_keys:
         app.add_middleware(AuthMiddleware, keys=api_keys)
     app.add_middleware(AnthropicErrorsMiddleware)
     app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry))
+    app.add_middleware(CloseWhileDrainingMiddleware, client=state.client)
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -74,6 +74,9 @@ def serve(
     drain_timeout: Annotated[float | None, _option("drain_timeout", SERVER, "SECONDS")] = None,
     max_body_size: Annotated[str | None, _option("max_body_size", SERVER, "SIZE")] = None,
     max_waiting_requests: Annotated[int | None, _option("max_waiting_requests", SERVER)] = None,
+    max_waiting_tokens: Annotated[int | None, _option("max_waiting_tokens", SERVER)] = None,
+    queue_timeout: Annotated[float | None, _option("queue_timeout", SERVER, "SECONDS")] = None,
+    request_timeout: Annotated[float | None, _option("request_timeout", SERVER, "SECONDS")] = None,
     grammar_timeout: Annotated[float | None, _option("grammar_timeout", SERVER, "SECONDS")] = None,
     sse_keep_alive: Annotated[float | None, _option("sse_keep_alive", SERVER, "SECONDS")] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
@@ -111,8 +114,8 @@ def serve(
     Without an API key, everybody who reaches the port may use the server;
     with one, everything but /health and /ready needs it.
 
-    Exit codes: 0 after a signal, 2 for a wrong option or model, 70 if the
-    engine kept failing.
+    Exit codes: 0 after a signal, 1 if the engine process can't be started on
+    this machine, 2 for a wrong option or model, 70 if the engine kept failing.
     """
     # The parameters above are for typer; their values are taken by name, so that none can be forgotten here.
     given = {name: value for name, value in context.params.items() if value not in (None, (), [])}
