@@ -11,10 +11,11 @@ import typer
 from pydantic import ByteSize
 from typer.exceptions import TyperException
 
-from engine.errors import LoopserveError, ModelError
+from engine.errors import EngineStartError, LoopserveError, ModelError
 from server.app import create_app
 from server.bootstrap import build_state
-from server.engine_client import EXIT_MODEL_ERROR
+from server.engine_client import EXIT_CANNOT_START, EXIT_MODEL_ERROR
+from server.process_setup import raise_file_limit, say
 from server.runner import address_of, bind, curl_line, run_server
 from server.settings import DEMO_MODEL, Settings, load_settings, option_name
 from server.version import package_version
@@ -163,9 +164,19 @@ def run(arguments: list[str]) -> int:
         return EXIT_USAGE
     except LoopserveError as error:
         print(f"loopserve: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_MODEL_ERROR if isinstance(error, ModelError) else EXIT_USAGE
+        return _exit_code(error)
     except (KeyboardInterrupt, typer.Abort):
         return 130
+
+
+def _exit_code(error: LoopserveError) -> int:
+    match error:
+        case ModelError():
+            return EXIT_MODEL_ERROR
+        case EngineStartError():
+            return EXIT_CANNOT_START
+        case _:
+            return EXIT_USAGE
 
 
 def _serve(settings: Settings) -> int:
@@ -174,6 +185,7 @@ def _serve(settings: Settings) -> int:
     )
     for chatty in ("httpx", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    raise_file_limit()
     api_keys = settings.all_api_keys()
     if not api_keys and settings.host not in LOOPBACK:
         logging.getLogger(__name__).warning("listening on %s without an API key", settings.host)
@@ -181,7 +193,7 @@ def _serve(settings: Settings) -> int:
         state = build_state(settings)
         app = create_app(state, api_keys)
         address = address_of(listening)
-        print(f"loopserve is loading {state.model_name} and will serve it on {address}", flush=True)
+        say(f"loopserve is loading {state.model_name} and will serve it on {address}")
         curl = curl_line(address, state.model_name, with_key=bool(api_keys))
         announcement = f"Ready on {address}. Try:\n  {curl}"
         return asyncio.run(run_server(app, state.client, listening, settings, announcement))
