@@ -83,7 +83,7 @@ class ProcessHost:
             try:
                 address, heartbeat_path = self._make_files(undo)
                 self._process = await self._spawn(address, heartbeat_path)
-            except OSError as error:  # zmq's is one, too
+            except (OSError, zmq.ZMQError) as error:
                 raise EngineStartError(_why_not(error)) from error
             undo.pop_all()
         self._post(encode(self._hello))
@@ -123,10 +123,17 @@ class ProcessHost:
             await self._clean_up()
 
     def _make_files(self, undo: contextlib.ExitStack) -> tuple[str, Path]:
-        """Socket and heartbeat in a private directory; `undo` removes what was made. Raises `OSError`."""
+        """Socket and heartbeat in a private directory; `undo` removes what was made.
+
+        Raises:
+            OSError, zmq.ZMQError: one of them can't be made.
+        """
         self._directory = tempfile.TemporaryDirectory(prefix="loopserve-")  # made with mode 0700
         undo.callback(self._directory.cleanup)
-        address = f"ipc://{self._directory.name}/engine"
+        path = f"{self._directory.name}/engine"
+        if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
+            raise OSError(errno.ENAMETOOLONG, f"the path {path} is too long for a socket")
+        address = f"ipc://{path}"
         heartbeat_path = Path(self._directory.name) / "heartbeat"
         self._heartbeat = Heartbeat(heartbeat_path)
         undo.callback(self._heartbeat.close)
@@ -195,7 +202,7 @@ class ProcessHost:
         self._directory.cleanup()
 
 
-def _why_not(error: OSError) -> str:
+def _why_not(error: OSError | zmq.ZMQError) -> str:
     """What keeps the engine process from starting, and what to do, in one line."""
     advice = {
         errno.EMFILE: "raise the limit of open files (ulimit -n)",

@@ -1,4 +1,4 @@
-"""Overload as clients see it: cheap and early refusals, statuses instead of events, a loop that long prompts don't stop."""
+"""Overload as clients see it: early refusals, statuses instead of events, a loop that long prompts do not stop."""
 
 import asyncio
 import json
