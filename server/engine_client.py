@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 from engine.errors import EngineDeadError, EngineStartError
 from engine.host import EngineHost
@@ -23,6 +22,7 @@ from engine.messages import (
     StepOutputs,
 )
 from server.admission import Admission, AdmissionLimits, Refusal
+from server.engine_observer import EngineObserver
 from server.engine_streams import EngineStream, StreamGroup
 from server.engine_totals import totals_only, with_past
 from server.error_catalogue import (
@@ -64,19 +64,6 @@ class EngineFailure:
 
     message: str
     exit_code: int
-
-
-class EngineObserver(Protocol):
-    """Told about what happens in the engine; `server.metrics.ServerMetrics` is one."""
-
-    def on_step(self, seconds: float) -> None:
-        """One engine step took so long."""
-
-    def on_admitted(self, queued_seconds: float) -> None:
-        """The scheduler took a request up for the first time."""
-
-    def on_refused(self, reason: str) -> None:
-        """A client's request was answered with 503; `reason` is one of `server.admission.Refusal`."""
 
 
 class EngineClient:

@@ -76,7 +76,8 @@ class Settings(BaseSettings):
         30.0,
         ge=0,
         le=86400,
-        description="Seconds that a request may wait before it is begun; then it gets 503. 0 for any time.",
+        description="Seconds, more than a step takes, that a request may wait before it is begun; then it gets 503. "
+        "0 for any time.",
     )
     request_timeout: float = Field(
         0.0, ge=0, le=86400, description="Seconds after which a request is ended, begun or not; 0 for never."
