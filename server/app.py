@@ -7,6 +7,8 @@ from server.anthropic.messages import router as messages_router
 from server.api_keys import ApiKeys
 from server.auth import AuthMiddleware
 from server.body_limit import BodyLimitMiddleware
+from server.draining import CloseWhileDrainingMiddleware
+from server.early_refusal import EarlyRefusalMiddleware
 from server.engine_metrics import EngineCollector
 from server.host_check import HostMiddleware
 from server.http_metrics import HttpMetricsMiddleware, HttpSeries
@@ -49,11 +51,13 @@ def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, limit=int(state.settings.max_body_size))
     if state.key_limits.has_rates:
         app.add_middleware(RateLimitHeadersMiddleware, limits=state.key_limits)
+    app.add_middleware(EarlyRefusalMiddleware, client=state.client)
     if api_keys is not None:
         state.key_limits.replace(state.settings.key_quota(len(api_keys)), api_keys.accounts)
         app.add_middleware(AuthMiddleware, keys=api_keys)
     app.add_middleware(HostMiddleware, allowed=state.settings.allowed_hosts)
     app.add_middleware(AnthropicErrorsMiddleware)
     app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry))
+    app.add_middleware(CloseWhileDrainingMiddleware, client=state.client)
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -38,8 +38,10 @@ def build_state(settings: Settings) -> AppState:
     client = EngineClient(
         host_factory(settings, model_dir),
         metrics,
-        max_in_flight=settings.max_in_flight,
+        limits=settings.admission_limits,
         heartbeat_timeout=settings.heartbeat_timeout,
+        queue_timeout=settings.queue_timeout,
+        request_timeout=settings.request_timeout,
     )
     return AppState(
         settings=settings,

@@ -12,12 +12,13 @@ import typer
 from pydantic import ByteSize
 from typer.exceptions import TyperException
 
-from engine.errors import LoopserveError, ModelError
+from engine.errors import EngineStartError, LoopserveError, ModelError
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.bootstrap import build_state
-from server.engine_client import EXIT_MODEL_ERROR
+from server.engine_client import EXIT_CANNOT_START, EXIT_MODEL_ERROR
 from server.key_reload import KeyReload
+from server.process_setup import raise_file_limit, say
 from server.runner import address_of, bind, curl_line, run_server
 from server.settings import DEMO_MODEL, Settings, load_settings, option_name
 from server.version import package_version
@@ -77,6 +78,9 @@ def serve(
     drain_timeout: Annotated[float | None, _option("drain_timeout", SERVER, "SECONDS")] = None,
     max_body_size: Annotated[str | None, _option("max_body_size", SERVER, "SIZE")] = None,
     max_waiting_requests: Annotated[int | None, _option("max_waiting_requests", SERVER)] = None,
+    max_waiting_tokens: Annotated[int | None, _option("max_waiting_tokens", SERVER)] = None,
+    queue_timeout: Annotated[float | None, _option("queue_timeout", SERVER, "SECONDS")] = None,
+    request_timeout: Annotated[float | None, _option("request_timeout", SERVER, "SECONDS")] = None,
     grammar_timeout: Annotated[float | None, _option("grammar_timeout", SERVER, "SECONDS")] = None,
     sse_keep_alive: Annotated[float | None, _option("sse_keep_alive", SERVER, "SECONDS")] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
@@ -121,8 +125,8 @@ def serve(
     Without an API key, everybody who reaches the port may use the server;
     with one, everything but /health and /ready needs it.
 
-    Exit codes: 0 after a signal, 2 for a wrong option or model, 70 if the
-    engine kept failing.
+    Exit codes: 0 after a signal, 1 if the engine process can't be started on
+    this machine, 2 for a wrong option or model, 70 if the engine kept failing.
     """
     # The parameters above are for typer; their values are taken by name, so that none can be forgotten here.
     given = {name: value for name, value in context.params.items() if value not in (None, (), [])}
@@ -170,9 +174,19 @@ def run(arguments: list[str]) -> int:
         return EXIT_USAGE
     except LoopserveError as error:
         print(f"loopserve: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_MODEL_ERROR if isinstance(error, ModelError) else EXIT_USAGE
+        return _exit_code(error)
     except (KeyboardInterrupt, typer.Abort):
         return 130
+
+
+def _exit_code(error: LoopserveError) -> int:
+    match error:
+        case ModelError():
+            return EXIT_MODEL_ERROR
+        case EngineStartError():
+            return EXIT_CANNOT_START
+        case _:
+            return EXIT_USAGE
 
 
 def _serve(settings: Settings) -> int:
@@ -181,6 +195,7 @@ def _serve(settings: Settings) -> int:
     )
     for chatty in ("httpx", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    raise_file_limit()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can do something about it
     keys = ApiKeys(settings.all_api_keys())
     with_keys = len(keys) > 0
@@ -190,7 +205,7 @@ def _serve(settings: Settings) -> int:
         state = build_state(settings)
         app = create_app(state, keys if with_keys else None)
         address = address_of(listening)
-        print(f"loopserve is loading {state.model_name} and will serve it on {address}", flush=True)
+        say(f"loopserve is loading {state.model_name} and will serve it on {address}")
         curl = curl_line(address, state.model_name, with_key=with_keys)
         announcement = f"Ready on {address}. Try:\n  {curl}"
         reload = KeyReload(settings, keys, state.key_limits)

@@ -213,6 +213,27 @@ QUEUE_FULL = ErrorKind(
     "The server is at its limit of {limit} requests; please retry later.",
     "`--max-num-seqs` sequences run and `--max-waiting-requests` wait, or this request's `n` would exceed that.",
 )
+QUEUE_TOKENS_FULL = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The server is at its limit of {limit} waiting prompt tokens; please retry later.",
+    "Others wait, and with this request's prompts there would be more than `--max-waiting-tokens` tokens of them.",
+)
+QUEUE_TIMEOUT = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "queue_timeout",
+    "The request has waited for {seconds} s and was not begun; please retry later.",
+    "The engine took up none of the request's sequences within `--queue-timeout`. No part of an answer was sent.",
+)
+REQUEST_TIMEOUT = ErrorKind(
+    504,
+    SERVER_ERROR,
+    "request_timeout",
+    "The request was ended after the {seconds} s that this server allows. Ask for fewer tokens.",
+    "The request ran longer than `--request-timeout`. The same request would again, so clients should not retry it.",
+)
 
 CATALOGUE: dict[str, ErrorKind] = {
     name: value for name, value in sorted(globals().items()) if isinstance(value, ErrorKind)

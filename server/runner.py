@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from server.engine_client import EngineClient
 from server.errors import SettingsError
+from server.process_setup import say
 from server.settings import Settings
 from server.shutdown import Shutdown
 
@@ -110,7 +111,7 @@ async def run_server(
 
 async def _announce(client: EngineClient, text: str) -> None:
     await client.wait_ready()
-    print(text, flush=True)
+    say(text)
 
 
 def address_of(listening: socket.socket) -> str:

@@ -22,6 +22,7 @@ from engine.options import (
     Execution,
     Quantization,
 )
+from server.admission import AdmissionLimits
 from server.errors import SettingsError
 from server.host_check import allowed_host
 from server.key_file import is_sendable, read_keys
@@ -68,6 +69,21 @@ class Settings(BaseSettings):
     max_body_size: SizeInBytes = Field(ByteSize(4 << 20), description="Largest request body.")
     max_waiting_requests: int = Field(
         256, ge=0, description="Most sequences waiting beyond those running; more get 503 with Retry-After."
+    )
+    max_waiting_tokens: int = Field(
+        1 << 20,
+        ge=1,
+        description="Most prompt tokens waiting; more get 503. A larger request is served when none waits.",
+    )
+    queue_timeout: float = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        description="Seconds, more than a step takes, that a request may wait before it is begun; then it gets 503. "
+        "0 for any time.",
+    )
+    request_timeout: float = Field(
+        0.0, ge=0, le=86400, description="Seconds after which a request is ended, begun or not; 0 for never."
     )
     grammar_timeout: float = Field(
         2.0, gt=0, le=60, description="Seconds that a request's schema, regex or grammar may take to compile."
@@ -193,9 +209,9 @@ class Settings(BaseSettings):
         return path.resolve().name if path.is_dir() else self.model
 
     @property
-    def max_in_flight(self) -> int:
-        """Most sequences running and waiting together."""
-        return self.max_num_seqs + self.max_waiting_requests
+    def admission_limits(self) -> AdmissionLimits:
+        """What may be in flight."""
+        return AdmissionLimits(self.max_num_seqs + self.max_waiting_requests, self.max_waiting_tokens)
 
     def all_api_keys(self) -> tuple[str, ...]:
         """Keys from the options, the environment and the key file; empty means no authentication.
@@ -210,7 +226,7 @@ class Settings(BaseSettings):
         """What each of so many API keys may use."""
         concurrency = self.key_concurrency
         if concurrency is None and num_keys > 1:
-            concurrency = max(1, self.max_in_flight // 2)
+            concurrency = max(1, self.admission_limits.max_in_flight // 2)
         return KeyQuota(concurrency, self.key_requests_per_minute, self.key_tokens_per_minute)
 
     def read_chat_template(self) -> str | None:

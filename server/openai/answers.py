@@ -1,5 +1,6 @@
 """What the two completion endpoints share: admission, choices, usage, answering whole or streamed."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -115,7 +116,7 @@ def admit(state: AppState, fields: GenerationFields) -> EngineReady:
     check_model(state, fields.model)
     if fields.stream_options is not None and not fields.stream:
         raise ApiError(400, "stream_options needs stream to be true.", param="stream_options")
-    state.client.admit(1)
+    state.client.admit()
     state.key_limits.check(state.account)
     assert state.client.info is not None
     check_num_loops(fields.loops, state.client.info.num_loops)
@@ -167,17 +168,24 @@ def make_choices(
     return choices
 
 
-async def respond_streamed(request: Request, chunks: Chunks, *, end: bytes = DONE) -> Response:
+async def respond_streamed(
+    request: Request, chunks: Chunks, taken_up: asyncio.Future[None], *, end: bytes = DONE
+) -> Response:
     """Answer with events and then `end`; errors before the first one get their own status."""
-    return await respond_events(request, _events(chunks, end), lambda error: event(error.body()) + end)
+    return await respond_events(
+        request, _events(chunks, end), taken_up, lambda error: event(error.body()) + end
+    )
 
 
 async def respond_events(
-    request: Request, events: AsyncGenerator[bytes, None], failure: Callable[[ApiError], bytes]
+    request: Request,
+    events: AsyncGenerator[bytes, None],
+    taken_up: asyncio.Future[None],
+    failure: Callable[[ApiError], bytes],
 ) -> Response:
     """The same for events that are already bytes; `failure` writes the end of a stream that can't go on."""
     keep_alive = get_state(request).settings.sse_keep_alive
-    opening = EventStream.open(events, keep_alive=keep_alive, failure=failure)
+    opening = EventStream.open(events, keep_alive=keep_alive, taken_up=taken_up, failure=failure)
     return await unless_disconnected(request.receive, opening)
 
 

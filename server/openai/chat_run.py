@@ -1,5 +1,6 @@
 """A chat request at work: from a validated body to chat events, for every API that answers chats."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -27,6 +28,7 @@ class ChatRun:
         answer: id, time and model of the answer.
         usage: grows with the events.
         num_choices: n.
+        taken_up: see `EngineClient.submit`.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ChatRun:
         self.answer = answer
         self.usage = Usage(prompt_tokens)
         self.num_choices = len(choices)
+        self.taken_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._state = state
         self._choices = choices
         self._readers = readers
@@ -85,7 +88,7 @@ class ChatRun:
             UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first that any choice meets.
         """
         ended: set[int] = set()
-        async with aclosing(run_choices(self._state, self._choices, ended)) as deltas:
+        async with aclosing(run_choices(self._state, self._choices, ended, self.taken_up)) as deltas:
             async for delta in deltas:
                 self.usage.count(delta, self.num_choices)
                 reader = self._readers[delta.index]

@@ -37,7 +37,7 @@ async def create_completion(request: Request, state: State) -> Response:
     run = await CompletionRun.begin(state, engine, fields, "cmpl", prompts)
     completion = _Completion(state, fields, run)
     if fields.stream:
-        return await respond_streamed(request, completion.chunks())
+        return await respond_streamed(request, completion.chunks(), run.taken_up)
     return await respond_whole(request, completion.whole())
 
 

@@ -69,6 +69,7 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         *,
         keep_alive: float = 0,
+        taken_up: asyncio.Future[None] | None = None,
         failure: Callable[[ApiError], bytes] = failed,
     ) -> "EventStream":
         """Wait for the first event, so that what fails before it is still answered by a real HTTP status.
@@ -77,10 +78,14 @@ class EventStream(Response):
             events: at least one.
             keep_alive: seconds without an event after which a comment is sent, 0 for never. A first event is waited
                 for so long, too; then the status is given up for the sake of the connection.
+            taken_up: done once the request waits no longer. Until then it may still be refused, and a client retries
+                a refusal only if it is a status; so the keep-alive's time begins there.
             failure: writes how a stream ends that can't go on.
         """
         first = asyncio.create_task(_next(events))
         try:
+            if keep_alive and taken_up is not None:
+                await asyncio.wait((first, taken_up), return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait((first,), timeout=keep_alive or None)
             if first.done():
                 first.result()  # raises what went wrong

@@ -126,7 +126,7 @@ def main() -> None:
         client = EngineClient(
             lambda: ScriptedHost(state.tokenizer),
             ServerMetrics("0"),
-            max_in_flight=settings.max_in_flight,
+            limits=settings.admission_limits,
             heartbeat_timeout=settings.heartbeat_timeout,
         )
         state = dataclasses.replace(state, client=client)
