@@ -339,10 +339,11 @@ def test_places_come_back_when_clients_leave_at_any_moment(played: Make) -> None
 
 
 def test_a_refused_engine_gives_everything_back(played: Make) -> None:
-    full = {"max_num_seqs": 1, "max_waiting_requests": 0}
-    server = played(says("ab"), settings={"key_requests_per_minute": 5, **full})
+    full = {"max_num_seqs": 1, "max_waiting_requests": 1}
+    server = played(hangs("ab"), settings={"key_requests_per_minute": 5, **full})
 
     async def work(client: httpx.AsyncClient, state: AppState) -> None:
+        state.client.admission.enter(1)  # somebody else's, so that there is no room for two
         body = {**BODIES["/v1/completions"], "n": 2}
         answer = await client.post("/v1/completions", json=body, headers=bearer("mine"))
         assert answer.status_code == 503
