@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from server.anthropic.errors import AnthropicErrorsMiddleware
 from server.anthropic.messages import router as messages_router
 from server.auth import AuthMiddleware
-from server.body_limit import BodyLimitMiddleware
+from server.body_limit import BodyLimitMiddleware, BodyMemory
 from server.engine_metrics import EngineCollector
 from server.http_metrics import HttpMetricsMiddleware, HttpSeries
 from server.lifespan import lifespan
@@ -43,7 +43,12 @@ def create_app(state: AppState, api_keys: tuple[str, ...] = ()) -> FastAPI:
     install_error_handlers(app)
     install_openapi(app, with_keys=bool(api_keys))
     # Added last is outermost. Bodies are read only from authenticated clients; refusals are counted and carry an id.
-    app.add_middleware(BodyLimitMiddleware, limit=int(state.settings.max_body_size))
+    app.add_middleware(
+        BodyLimitMiddleware,
+        limit=int(state.settings.max_body_size),
+        seconds=state.settings.body_timeout,
+        memory=BodyMemory(int(state.settings.max_body_memory)),
+    )
     if api_keys:
         app.add_middleware(AuthMiddleware, keys=api_keys)
     app.add_middleware(AnthropicErrorsMiddleware)

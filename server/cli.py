@@ -15,7 +15,8 @@ from engine.errors import LoopserveError, ModelError
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EXIT_MODEL_ERROR
-from server.runner import address_of, bind, curl_line, run_server
+from server.listener import bind
+from server.runner import address_of, curl_line, run_server
 from server.settings import DEMO_MODEL, Settings, load_settings, option_name
 from server.version import package_version
 
@@ -25,6 +26,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODEL = "Model"
 SERVER = "Server"
 ACCESS = "Access"
+LIMITS = "Limits"
 ENGINE = "Engine"
 
 cli = typer.Typer(
@@ -72,13 +74,30 @@ def serve(
     host: Annotated[str | None, _option("host", SERVER, "ADDRESS")] = None,
     port: Annotated[int | None, _option("port", SERVER)] = None,
     drain_timeout: Annotated[float | None, _option("drain_timeout", SERVER, "SECONDS")] = None,
-    max_body_size: Annotated[str | None, _option("max_body_size", SERVER, "SIZE")] = None,
     max_waiting_requests: Annotated[int | None, _option("max_waiting_requests", SERVER)] = None,
     grammar_timeout: Annotated[float | None, _option("grammar_timeout", SERVER, "SECONDS")] = None,
     sse_keep_alive: Annotated[float | None, _option("sse_keep_alive", SERVER, "SECONDS")] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
+    header_timeout: Annotated[float | None, _option("header_timeout", LIMITS, "SECONDS")] = None,
+    body_timeout: Annotated[float | None, _option("body_timeout", LIMITS, "SECONDS")] = None,
+    write_timeout: Annotated[float | None, _option("write_timeout", LIMITS, "SECONDS")] = None,
+    max_connections: Annotated[int | None, _option("max_connections", LIMITS)] = None,
+    max_headers: Annotated[int | None, _option("max_headers", LIMITS)] = None,
+    max_header_size: Annotated[str | None, _option("max_header_size", LIMITS, "SIZE")] = None,
+    max_body_size: Annotated[str | None, _option("max_body_size", LIMITS, "SIZE")] = None,
+    max_body_memory: Annotated[str | None, _option("max_body_memory", LIMITS, "SIZE")] = None,
+    max_choices: Annotated[int | None, _option("max_choices", LIMITS)] = None,
+    max_prompts: Annotated[int | None, _option("max_prompts", LIMITS)] = None,
+    max_request_sequences: Annotated[int | None, _option("max_request_sequences", LIMITS)] = None,
+    max_stops: Annotated[int | None, _option("max_stops", LIMITS)] = None,
+    max_stop_chars: Annotated[int | None, _option("max_stop_chars", LIMITS)] = None,
+    max_logit_bias: Annotated[int | None, _option("max_logit_bias", LIMITS)] = None,
+    max_nesting: Annotated[int | None, _option("max_nesting", LIMITS)] = None,
+    max_schema_size: Annotated[str | None, _option("max_schema_size", LIMITS, "SIZE")] = None,
+    max_tools: Annotated[int | None, _option("max_tools", LIMITS)] = None,
+    max_messages: Annotated[int | None, _option("max_messages", LIMITS)] = None,
     single_process: Annotated[bool | None, _option("single_process", ENGINE)] = None,
     heartbeat_timeout: Annotated[float | None, _option("heartbeat_timeout", ENGINE, "SECONDS")] = None,
     execution: Annotated[str | None, _option("execution", ENGINE, "parallel|sequential")] = None,

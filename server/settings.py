@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from engine.options import (
     AttentionBackendName,
@@ -23,6 +23,7 @@ from engine.options import (
     Quantization,
 )
 from server.errors import SettingsError
+from server.limit_settings import LimitSettings, SizeInBytes
 
 ENV_PREFIX = "LOOPSERVE_"
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "models" / "demo"
@@ -31,10 +32,9 @@ MAX_TEXT_FILE_BYTES = 1 << 20
 LogLevel = Literal["debug", "info", "warning", "error"]
 ToolCallParserName = Literal["auto", "none", "hermes", "qwen3_coder", "iquest"]
 ReasoningParserName = Literal["auto", "none", "think"]
-SizeInBytes = Annotated[ByteSize, Field(gt=0)]
 
 
-class Settings(BaseSettings):
+class Settings(LimitSettings):
     """Settings of one server process."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
@@ -62,7 +62,6 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         30.0, ge=0, le=86400, description="Seconds that running requests get to finish after SIGTERM."
     )
-    max_body_size: SizeInBytes = Field(ByteSize(4 << 20), description="Largest request body.")
     max_waiting_requests: int = Field(
         256, ge=0, description="Most sequences waiting beyond those running; more get 503 with Retry-After."
     )

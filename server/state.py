@@ -12,6 +12,7 @@ from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
 from server.grammar_trial import GrammarTrial
 from server.metrics import ServerMetrics
+from server.openai.limits import RequestLimits
 from server.settings import Settings
 
 
@@ -37,6 +38,11 @@ class AppState:
     chat_template: ChatTemplate | None
     dialect: ChatDialect
     created: int
+
+    @property
+    def limits(self) -> RequestLimits:
+        """What one request may ask for."""
+        return self.settings.request_limits
 
 
 def get_state(request: Request) -> AppState:

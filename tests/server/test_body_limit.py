@@ -4,14 +4,16 @@ import asyncio
 
 import pytest
 
-from server.body_limit import BodyLimitMiddleware
+from server.body_limit import BodyLimitMiddleware, BodyMemory
 from tests.server.asgi import Headers, Reply, call, echo
 
 LIMIT = 10
 
 
 def post(chunks: list[bytes], headers: Headers | None = None) -> Reply:
-    return asyncio.run(call(BodyLimitMiddleware(echo, LIMIT), "/", headers, chunks))
+    return asyncio.run(
+        call(BodyLimitMiddleware(echo, LIMIT, 30.0, BodyMemory(1 << 20)), "/", headers, chunks)
+    )
 
 
 @pytest.mark.parametrize("chunks", [[b""], [b"x" * LIMIT], [b"ab", b"", b"cd"], [b"x"] * LIMIT])
@@ -40,5 +42,5 @@ def test_the_disconnect_still_reaches_the_application() -> None:
         for _ in range(2):
             seen.append((await receive())["type"])
 
-    asyncio.run(call(BodyLimitMiddleware(app, LIMIT), chunks=[b"ab", b"cd"]))
+    asyncio.run(call(BodyLimitMiddleware(app, LIMIT, 30.0, BodyMemory(1 << 20)), chunks=[b"ab", b"cd"]))
     assert seen == ["http.request", "http.disconnect"]
