@@ -12,6 +12,7 @@ from pydantic import ByteSize
 from typer.exceptions import TyperException
 
 from engine.errors import LoopserveError, ModelError
+from engine.log_format import log_to_stderr
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EXIT_MODEL_ERROR
@@ -185,9 +186,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(settings.log_level.upper())
     for chatty in ("httpx", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     api_keys = settings.all_api_keys()
