@@ -6,7 +6,7 @@ from server.anthropic.errors import AnthropicErrorsMiddleware
 from server.anthropic.messages import router as messages_router
 from server.api_keys import ApiKeys
 from server.auth import AuthMiddleware
-from server.body_limit import BodyLimitMiddleware
+from server.body_limit import BodyLimitMiddleware, BodyMemory
 from server.draining import CloseWhileDrainingMiddleware
 from server.early_refusal import EarlyRefusalMiddleware
 from server.engine_metrics import EngineCollector
@@ -48,7 +48,12 @@ def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
     install_error_handlers(app)
     install_openapi(app, with_keys=api_keys is not None)
     # Added last is outermost. Bodies are read only from authenticated clients; refusals are counted and carry an id.
-    app.add_middleware(BodyLimitMiddleware, limit=int(state.settings.max_body_size))
+    app.add_middleware(
+        BodyLimitMiddleware,
+        limit=int(state.settings.max_body_size),
+        seconds=state.settings.body_timeout,
+        memory=BodyMemory(int(state.settings.max_body_memory)),
+    )
     if state.key_limits.has_rates:
         app.add_middleware(RateLimitHeadersMiddleware, limits=state.key_limits)
     app.add_middleware(EarlyRefusalMiddleware, client=state.client)

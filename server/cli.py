@@ -13,13 +13,15 @@ from pydantic import ByteSize
 from typer.exceptions import TyperException
 
 from engine.errors import EngineStartError, LoopserveError, ModelError
+from engine.log_format import log_to_stderr
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EXIT_CANNOT_START, EXIT_MODEL_ERROR
 from server.key_reload import KeyReload
+from server.listener import bind
 from server.process_setup import raise_file_limit, say
-from server.runner import address_of, bind, curl_line, run_server
+from server.runner import address_of, curl_line, run_server
 from server.settings import DEMO_MODEL, Settings, load_settings, option_name
 from server.version import package_version
 
@@ -29,6 +31,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODEL = "Model"
 SERVER = "Server"
 ACCESS = "Access"
+LIMITS = "Limits"
 ENGINE = "Engine"
 
 cli = typer.Typer(
@@ -76,7 +79,6 @@ def serve(
     host: Annotated[str | None, _option("host", SERVER, "ADDRESS")] = None,
     port: Annotated[int | None, _option("port", SERVER)] = None,
     drain_timeout: Annotated[float | None, _option("drain_timeout", SERVER, "SECONDS")] = None,
-    max_body_size: Annotated[str | None, _option("max_body_size", SERVER, "SIZE")] = None,
     max_waiting_requests: Annotated[int | None, _option("max_waiting_requests", SERVER)] = None,
     max_waiting_tokens: Annotated[int | None, _option("max_waiting_tokens", SERVER)] = None,
     queue_timeout: Annotated[float | None, _option("queue_timeout", SERVER, "SECONDS")] = None,
@@ -91,6 +93,24 @@ def serve(
     key_tokens_per_minute: Annotated[int | None, _option("key_tokens_per_minute", ACCESS)] = None,
     shared_prefix_cache: Annotated[bool | None, _option("shared_prefix_cache", ACCESS)] = None,
     allowed_hosts: Annotated[list[str] | None, _option("allowed_hosts", ACCESS, "HOST")] = None,
+    header_timeout: Annotated[float | None, _option("header_timeout", LIMITS, "SECONDS")] = None,
+    body_timeout: Annotated[float | None, _option("body_timeout", LIMITS, "SECONDS")] = None,
+    write_timeout: Annotated[float | None, _option("write_timeout", LIMITS, "SECONDS")] = None,
+    max_connections: Annotated[int | None, _option("max_connections", LIMITS)] = None,
+    max_headers: Annotated[int | None, _option("max_headers", LIMITS)] = None,
+    max_header_size: Annotated[str | None, _option("max_header_size", LIMITS, "SIZE")] = None,
+    max_body_size: Annotated[str | None, _option("max_body_size", LIMITS, "SIZE")] = None,
+    max_body_memory: Annotated[str | None, _option("max_body_memory", LIMITS, "SIZE")] = None,
+    max_choices: Annotated[int | None, _option("max_choices", LIMITS)] = None,
+    max_prompts: Annotated[int | None, _option("max_prompts", LIMITS)] = None,
+    max_request_sequences: Annotated[int | None, _option("max_request_sequences", LIMITS)] = None,
+    max_stops: Annotated[int | None, _option("max_stops", LIMITS)] = None,
+    max_stop_chars: Annotated[int | None, _option("max_stop_chars", LIMITS)] = None,
+    max_logit_bias: Annotated[int | None, _option("max_logit_bias", LIMITS)] = None,
+    max_nesting: Annotated[int | None, _option("max_nesting", LIMITS)] = None,
+    max_schema_size: Annotated[str | None, _option("max_schema_size", LIMITS, "SIZE")] = None,
+    max_tools: Annotated[int | None, _option("max_tools", LIMITS)] = None,
+    max_messages: Annotated[int | None, _option("max_messages", LIMITS)] = None,
     single_process: Annotated[bool | None, _option("single_process", ENGINE)] = None,
     heartbeat_timeout: Annotated[float | None, _option("heartbeat_timeout", ENGINE, "SECONDS")] = None,
     execution: Annotated[str | None, _option("execution", ENGINE, "parallel|sequential")] = None,
@@ -190,9 +210,7 @@ def _exit_code(error: LoopserveError) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(settings.log_level.upper())
     for chatty in ("httpx", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     raise_file_limit()

@@ -47,8 +47,30 @@ TOO_MANY_FIELDS = ErrorKind(
     "The body may have at most {limit} fields.",
     "A body has absurdly many fields.",
 )
+TOO_MANY_VALUES = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    None,
+    "The body may hold at most {limit} objects and lists.",
+    "A body holds absurdly many small things.",
+)
+TOO_NESTED = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    None,
+    "{field} makes the body more than {limit} levels deep.",
+    "A schema or anything else in the body is deeper than `--max-nesting`.",
+)
 MALFORMED_ADDRESS = ErrorKind(
     400, INVALID_REQUEST, None, "The request's path or query is malformed.", "The address can't be read."
+)
+MALFORMED_HTTP = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "malformed_http",
+    "This is not a valid HTTP/1.1 request.",
+    "What came is no HTTP, or is HTTP that servers read in different ways: two lengths, folded headers, no `Host`. "
+    "The connection is closed.",
 )
 INVALID_JSON = ErrorKind(
     400,
@@ -130,12 +152,27 @@ METHOD_NOT_ALLOWED = ErrorKind(
     "This path does not take this HTTP method.",
     "The header `Allow` says which it takes.",
 )
+REQUEST_TIMEOUT = ErrorKind(
+    408,
+    INVALID_REQUEST,
+    "request_timeout",
+    "The request did not arrive in time.",
+    "The headers took longer than `--header-timeout` or the body longer than `--body-timeout`. "
+    "The connection is closed.",
+)
 REQUEST_TOO_LARGE = ErrorKind(
     413,
     INVALID_REQUEST,
     "request_too_large",
     "The request body is larger than the limit of {limit} bytes.",
     "The body is larger than `--max-body-size`. The connection is closed.",
+)
+TOO_LONG_ADDRESS = ErrorKind(
+    414,
+    INVALID_REQUEST,
+    "address_too_long",
+    "The request's address is longer than {bytes} bytes.",
+    "Path and query alone exceed `--max-header-size`. The connection is closed.",
 )
 UNSUPPORTED_MEDIA_TYPE = ErrorKind(
     415,
@@ -160,6 +197,13 @@ KEY_RATE_LIMITED = ErrorKind(
     "rate_limit_exceeded",
     "This API key may use {limit} {what} per minute; please retry in {seconds} s.",
     "`--key-requests-per-minute` or `--key-tokens-per-minute`; the headers `x-ratelimit-*` say what is left.",
+)
+TOO_MANY_HEADERS = ErrorKind(
+    431,
+    INVALID_REQUEST,
+    "headers_too_large",
+    "The request has more than {count} headers or {bytes} bytes of them.",
+    "The limits are `--max-headers` and `--max-header-size`, address included. The connection is closed.",
 )
 ENGINE_DEAD = ErrorKind(
     500,
@@ -205,6 +249,20 @@ FAILED = ErrorKind(
     "unavailable",
     "The engine has failed and the server is exiting.",
     "The engine could not be started again.",
+)
+TOO_MANY_CONNECTIONS = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The server has too many connections; please retry later.",
+    "`--max-connections` are open. Probes are answered on some more.",
+)
+BODIES_TOO_LARGE = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The server holds too many large request bodies; please retry later.",
+    "The bodies of all requests together exceed `--max-body-memory`. The connection is closed.",
 )
 QUEUE_FULL = ErrorKind(
     503,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from engine.options import (
     AttentionBackendName,
@@ -27,6 +27,7 @@ from server.errors import SettingsError
 from server.host_check import allowed_host
 from server.key_file import is_sendable, read_keys
 from server.key_limits import KeyQuota
+from server.limit_settings import LimitSettings, SizeInBytes
 from server.text_file import read_text
 
 ENV_PREFIX = "LOOPSERVE_"
@@ -35,10 +36,9 @@ DEMO_MODEL = Path(__file__).resolve().parents[1] / "models" / "demo"
 LogLevel = Literal["debug", "info", "warning", "error"]
 ToolCallParserName = Literal["auto", "none", "hermes", "qwen3_coder", "iquest"]
 ReasoningParserName = Literal["auto", "none", "think"]
-SizeInBytes = Annotated[ByteSize, Field(gt=0)]
 
 
-class Settings(BaseSettings):
+class Settings(LimitSettings):
     """Settings of one server process."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
@@ -66,7 +66,6 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         30.0, ge=0, le=86400, description="Seconds that running requests get to finish after SIGTERM."
     )
-    max_body_size: SizeInBytes = Field(ByteSize(4 << 20), description="Largest request body.")
     max_waiting_requests: int = Field(
         256, ge=0, description="Most sequences waiting beyond those running; more get 503 with Retry-After."
     )

@@ -13,6 +13,7 @@ from server.engine_client import EngineClient
 from server.grammar_trial import GrammarTrial
 from server.key_limits import KeyLimits
 from server.metrics import ServerMetrics
+from server.openai.limits import RequestLimits
 from server.settings import Settings
 
 
@@ -46,6 +47,11 @@ class AppState:
     def tenant(self) -> str:
         """With whom the request shares the prefix cache."""
         return "" if self.settings.shared_prefix_cache else self.account
+
+    @property
+    def limits(self) -> RequestLimits:
+        """What one request may ask for."""
+        return self.settings.request_limits
 
 
 def get_state(request: Request) -> AppState:

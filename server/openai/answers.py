@@ -20,7 +20,7 @@ from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta
 from server.openai.models import check_model
 from server.openai.prompts import Prompt
-from server.openai.protocol import MAX_SEQUENCES, GenerationFields, StreamOptions
+from server.openai.protocol import GenerationFields, StreamOptions
 from server.openai.sse import DONE, EventStream, encode, event
 from server.state import AppState, get_state
 
@@ -139,9 +139,10 @@ def make_choices(
     shown_tokens: frozenset[int] = frozenset(),
 ) -> list[Choice]:
     """The engine requests of one answer: for each prompt, one choice per entry of its `params`."""
+    most = state.limits.max_request_sequences
     count = sum(len(group) for group in params)
-    if count > MAX_SEQUENCES:
-        raise ApiError(400, f"prompts times n is {count}; at most {MAX_SEQUENCES} are allowed.", param="n")
+    if count > most:
+        raise ApiError(400, f"prompts times n is {count}; at most {most} are allowed.", param="n")
     choices: list[Choice] = []
     for prompt, group in zip(prompts, params, strict=True):
         for one in group:

@@ -29,8 +29,9 @@ from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EngineClient
 from server.key_reload import KeyReload
+from server.listener import bind
 from server.metrics import ServerMetrics
-from server.runner import address_of, bind, run_server
+from server.runner import address_of, run_server
 from server.settings import load_settings
 
 MAX_MODEL_LEN = 1 << 15
