@@ -9,7 +9,7 @@ import asyncio
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.error_catalogue import BODIES_TOO_LARGE, REQUEST_TIMEOUT, REQUEST_TOO_LARGE
+from server.error_catalogue import BODIES_TOO_LARGE, REQUEST_TOO_LARGE, SLOW_REQUEST
 from server.openai.errors import CLIENT_CLOSED_REQUEST, ApiError, error_response
 
 UNCOUNTED_BYTES = 16 << 10
@@ -75,7 +75,7 @@ class BodyLimitMiddleware:
             async with asyncio.timeout(self._seconds):
                 return await body.collect(receive)
         except TimeoutError:
-            return _closing(ApiError.of(REQUEST_TIMEOUT))
+            return _closing(ApiError.of(SLOW_REQUEST))
 
     def _announces_too_much(self, scope: Scope) -> bool:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]

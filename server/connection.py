@@ -27,7 +27,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.error_catalogue import REQUEST_TIMEOUT, ErrorKind
+from server.error_catalogue import SLOW_REQUEST, ErrorKind
 from server.strict_http import ConnectionLimits, StrictH11, refusal
 
 PROBE_S = 1.0
@@ -150,7 +150,7 @@ class Connection(H11Protocol):
 
     def _too_late(self) -> None:
         if self._owed is _Owed.HEADERS and self.conn.trailing_data[0]:
-            self._refuse(REQUEST_TIMEOUT)
+            self._refuse(SLOW_REQUEST)
         elif self._write_timer is not None:  # still taking its answer, which that timer watches
             self._owed_timer = self.loop.call_later(POLITE_CLOSE_S, self._too_late)
         else:

@@ -152,7 +152,7 @@ METHOD_NOT_ALLOWED = ErrorKind(
     "This path does not take this HTTP method.",
     "The header `Allow` says which it takes.",
 )
-REQUEST_TIMEOUT = ErrorKind(
+SLOW_REQUEST = ErrorKind(
     408,
     INVALID_REQUEST,
     "request_timeout",
@@ -288,7 +288,7 @@ QUEUE_TIMEOUT = ErrorKind(
 REQUEST_TIMEOUT = ErrorKind(
     504,
     SERVER_ERROR,
-    "request_timeout",
+    "deadline_exceeded",
     "The request was ended after the {seconds} s that this server allows. Ask for fewer tokens.",
     "The request ran longer than `--request-timeout`. The same request would again, so clients should not retry it.",
 )

@@ -179,12 +179,12 @@ def test_comments_begin_when_the_request_is_taken_up(played: Make, queue_timeout
 def test_a_request_over_its_time_is_a_504_that_clients_do_not_retry(played: Make, stream: bool) -> None:
     server = played(hangs(), settings={"request_timeout": 0.1})
     response = server.ask("/v1/completions", {**ASK, "stream": stream})
-    assert (response.status_code, response.json()["error"]["code"]) == (504, "request_timeout")
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
     assert response.headers["x-should-retry"] == "false"
     server = played(hangs("abc"), settings={"request_timeout": 0.1})
     events = server.stream("/v1/completions", ASK)
     assert "".join(event["choices"][0]["text"] for event in events[:-1]) == "abc"
-    assert events[-1]["error"]["code"] == "request_timeout"
+    assert events[-1]["error"]["code"] == "deadline_exceeded"
     assert server.host.aborted
 
 
