@@ -55,3 +55,7 @@ class ContextLengthError(InvalidRequestError):
 
 class EngineDeadError(LoopserveError):
     """The engine process ended or stopped making progress while a request was in flight."""
+
+
+class EngineStartError(LoopserveError):
+    """This machine doesn't let an engine process begin: no temporary directory, no file descriptors, no process."""

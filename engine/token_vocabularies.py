@@ -78,7 +78,8 @@ class JsonVocabulary(Vocabulary):
     def encode(self, text: str, add_special_tokens: bool, parse_special: bool) -> list[int]:
         tokenizer = self._tokenizer if parse_special else self._literal
         with _library("encoding"):
-            # `encode` keeps the GIL, so a long text would hold up the event loop from whatever thread.
+            # `encode` holds the GIL, so that a long text would stop every thread; a batch of one doesn't, and without
+            # offsets it is faster, too.
             (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
             return list(encoding.ids)
 
