@@ -2,8 +2,6 @@
 
 import io
 import json
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from engine.errors import InvalidRequestError, TokenizerError
 from engine.fim_tokens import FimTokens
 from engine.tokenizer import Tokenizer
-from server.settings import DEMO_MODEL
 from tests.make_checkpoint import CHAT_TEMPLATE, make_checkpoint, random_config
 
 TEXTS = [
@@ -286,22 +283,3 @@ def test_a_panic_of_the_library_is_an_error(byte_level_dir: Path, monkeypatch: p
     monkeypatch.setattr("engine.token_vocabularies.tokenizers.Tokenizer.from_str", panic)
     with pytest.raises(TokenizerError, match=r"failed at tokenizer\.json"):
         Tokenizer.load(byte_level_dir)
-
-
-def test_others_run_while_a_long_text_is_tokenised() -> None:
-    """In a thread, a text of megabytes must not hold up the event loop: the library has to let go of the GIL."""
-    tokenizer = Tokenizer.load(DEMO_MODEL)
-    assert min(_longest_pause(tokenizer, "x" * 500_000) for _ in range(3)) < 0.5
-
-
-def _longest_pause(tokenizer: Tokenizer, text: str) -> float:
-    """The longest time without a turn of this thread, as a share of the time that tokenising takes."""
-    worker = threading.Thread(target=tokenizer.encode, args=(text,))
-    longest = 0.0
-    started = last = time.perf_counter()
-    worker.start()
-    while worker.is_alive():
-        time.sleep(0.001)
-        now = time.perf_counter()
-        longest, last = max(longest, now - last), now
-    return longest / (last - started)
