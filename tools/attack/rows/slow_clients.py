@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from tools.attack.canary import token_prompt
 from tools.attack.case import ANY, COMPLETIONS, Case, Row, body, once
 from tools.attack.target import Target, head
 from tools.attack.wire import End, Exchange, Manners, Outcome, Piece
 
 PATIENCE = 45.0
 """Seconds until a connection counts as held open for ever; the longest deadline of a server is 30."""
-STALL = 40.0
+STALL = 50.0
+BUFFERS = 6 << 20
+"""Bytes that two ends of a connection on Linux may hold between them; a shorter answer shows nothing."""
 
 
 def _slow(row: str, name: str, pieces: Callable[[], Iterable[Piece]], deadline: float = PATIENCE) -> Case:
@@ -61,13 +64,14 @@ def slow_bodies(target: Target) -> Iterator[Case]:
 
 
 def unread(target: Target) -> Iterator[Case]:
-    """A stream of more than the system's buffers hold, of which nothing is read."""
-    fields = {"max_tokens": target.context // 2, "n": 8, "logprobs": 5, "ignore_eos": True}
+    """A stream of more than the system's buffers hold, of which nothing is read; most of it, the prompt, comes at once."""
+    prompt = token_prompt("unread", target.context * 3 // 4, target.vocab_size)
+    fields = {"prompt": prompt, "max_tokens": 100, "n": 8, "logprobs": 20, "echo": True, "ignore_eos": True}
     content = body(target, COMPLETIONS, fields, stream=True)
 
     def ended(done: Exchange) -> str | None:
-        whole = done.answers and done.answers[0].complete
-        return "the whole stream was kept for a client that read nothing" if whole else None
+        kept = [answer for answer in done.answers if answer.complete and len(answer.body) > BUFFERS]
+        return "the whole stream was kept for a client that read nothing" if kept else None
 
     yield Case(
         "H49",
