@@ -35,7 +35,7 @@ class Footing:
 
     Attributes:
         blocks: cache blocks of living sequences (vLLM: a share).
-        pids: of the server's processes, with their start times.
+        pids: of the server's processes, with their start times, without those that it may replace.
         rss: bytes of all processes together.
     """
 
@@ -63,13 +63,18 @@ async def look(target: Target, pid: int | None) -> Footing:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         return replace(
             values,
-            pids=tuple(sorted((process.pid, process.create_time()) for process in tree)),
+            pids=tuple(sorted((one.pid, one.create_time()) for one in tree if not _replaceable(one))),
             fds=sum(process.num_fds() for process in tree),
             threads=sum(process.num_threads() for process in tree),
             rss=sum(process.memory_info().rss for process in tree),
         )
     except psutil.NoSuchProcess:
         return values
+
+
+def _replaceable(process: psutil.Process) -> bool:
+    """loopserve's compiler of grammars is a process because bad grammars are ended by killing it."""
+    return any("grammar_worker" in part for part in process.cmdline())
 
 
 async def settled(target: Target, pid: int | None, before: Footing | None = None) -> Footing:

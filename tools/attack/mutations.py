@@ -4,7 +4,7 @@ import copy
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from tools.attack.case import ANY, CHAT, COMPLETIONS, Case, once
@@ -168,12 +168,14 @@ def mutation(target: Target, seed: int, number: int) -> Case:
         values["stream"] = True
     for _ in range(chosen.randint(1, MAX_CHANGES)):
         chosen.choice(CHANGES)(chosen, values)
-    for name in LIMITS.keys() & original.keys():
+    limits = LIMITS.keys() & original.keys()
+    for name in limits:
         if values.get(name) is None:
             values[name] = LIMITS[name]
     content = json.dumps(values).encode()
     if chosen.random() < 0.25:
-        content = chosen.choice(BYTE_CHANGES)(chosen, content)
+        changed = chosen.choice(BYTE_CHANGES)(chosen, content)
+        content = changed if _has(changed, limits) else content
     request, plain = _request(chosen, target, path, content)
     return Case(
         "mutation",
@@ -185,6 +187,15 @@ def mutation(target: Target, seed: int, number: int) -> Case:
         may_close=plain,
         plain_error=plain,
     )
+
+
+def _has(content: bytes, names: Collection[str]) -> bool:
+    """Whether a body has these fields, as far as it is JSON at all."""
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(values, dict) or all(values.get(name) is not None for name in names)
 
 
 def _request(chosen: Chosen, target: Target, path: str, content: bytes) -> tuple[bytes, bool]:

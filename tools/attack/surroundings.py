@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tools.attack.canary import Canaries, generate, greedy, token_prompt
+from tools.attack.case import CHAT, body
 from tools.attack.footing import differences, settled
 from tools.attack.results import Around, Part
 from tools.attack.servers import Keeper, log_problems
@@ -16,6 +17,10 @@ from tools.attack.target import AttackError, Target
 
 WARM_UP = 12
 WARM_UP_AT_ONCE = 8
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+}
 
 
 @asynccontextmanager
@@ -65,6 +70,9 @@ async def warm_up(target: Target) -> None:
     waiting = asyncio.Semaphore(WARM_UP_AT_ONCE)
 
     async def one(number: int) -> None:
+        # A schema, as its compiler may be a process that is started when it is needed.
+        content = body(target, CHAT, {"response_format": SCHEMA})
+        await target.ask(target.post(CHAT, content))
         length = max(1, target.context - 64) if number % 2 else 32
         fields = greedy(token_prompt(f"warm {number}", length, target.vocab_size), 8)
         async with waiting:
