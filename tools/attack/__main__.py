@@ -30,7 +30,8 @@ from server.settings import DEMO_MODEL
 from tools.attack.catalogue import run_catalogue
 from tools.attack.disconnects import run_disconnects
 from tools.attack.exact import run_exact
-from tools.attack.mutations import mutation, run_mutations
+from tools.attack.mutations import run_mutations
+from tools.attack.mutators import mutation
 from tools.attack.page import PARTS, load, own_page, peers_page
 from tools.attack.results import Part
 from tools.attack.servers import Keeper, Launched, own_server, peer_server
