@@ -41,7 +41,7 @@ from tools.attack.wire import exchange
 OWN_DIRECTORY = "self"
 FEW_SEQUENCES = ("--max-num-seqs", "8")
 """For disconnects of our own server: with so few, most requests wait in the queue for a while."""
-COUNTS = {"mutations": 10_000, "disconnects": 10_000, "exact": 200}
+COUNTS = {"mutations": 10_000, "disconnects": 10_000, "exact": 100}
 
 
 def main() -> int:

@@ -52,7 +52,7 @@ async def run_disconnects(
                 return
             await _one(keeper, part, rows, number)
 
-    async with surroundings(keeper, part):
+    async with surroundings(keeper, part, hostile=False):
         until = time.monotonic() + seconds
         workers = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
         try:

@@ -46,7 +46,7 @@ class Prompts:
         return lambda number: generate(self._target, self.fields(number, sampled=sampled), stream=stream)
 
 
-async def run_exact(keeper: Keeper, part: Part, *, count: int = 200, seconds: float = float("inf")) -> None:
+async def run_exact(keeper: Keeper, part: Part, *, count: int = 100, seconds: float = float("inf")) -> None:
     """Compare `count` prompts under every condition; a row's `passed` are answers identical in text and tokens."""
     prompts = Prompts(keeper.target, part.seed, count)
     until = time.monotonic() + seconds

@@ -17,7 +17,7 @@ from tools.attack.target import AttackError, Target
 from tools.attack.wire import exchange
 
 WARM_UP = 12
-WARM_UP_MUTATIONS = 600
+WARM_UP_MUTATIONS = 300
 WARM_UP_AT_ONCE = 8
 
 
