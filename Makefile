@@ -7,7 +7,7 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 	llm-comply continue
 
 .PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate clean
+	gpu-check simulate attack attack-disconnects attack-peers clean
 
 install: .venv/installed
 
@@ -64,6 +64,19 @@ gpu-check: .venv/installed-test   ## on a machine with a GPU: test the kernels n
 
 simulate: .venv/installed-test  ## ten million simulated steps; an hour per core, goes on where it was stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.simulation --until 10000000 --jobs $${JOBS:-1}
+
+attack: .venv/installed-test  ## hostile inputs, mutations and exactness against our server; 15 minutes
+	$(BIN)/python -m tools.attack all --self; passed=$$?; $(BIN)/python -m tools.attack report; exit $$passed
+
+attack-disconnects: .venv/installed-test  ## ten thousand clients that go away; 15 minutes
+	$(BIN)/python -m tools.attack disconnects --self; passed=$$?; $(BIN)/python -m tools.attack report; exit $$passed
+
+attack-peers: .venv/installed-test  ## all that against ours, llama-server and vLLM with the same weights; two hours
+	sh tools/peers/install.sh build/peers
+	for peer in loopserve llama.cpp vllm; do \
+		$(BIN)/python -m tools.attack all --peer $$peer && \
+		$(BIN)/python -m tools.attack disconnects --peer $$peer --count 2000 || exit 1; done
+	$(BIN)/python -m tools.attack report
 
 clean:
 	rm -rf .venv

@@ -1,7 +1,7 @@
 """Says what is wrong with what a server did with a case.
 
 **Unsafe** is what no server should do to anybody: an answer of 5xx, no answer, a connection that dies, an answer
-that can't be read, an error many times as long, internals in it, an address fetched. **Policy** is what loopserve promises
+that can't be read, an error of many pages, internals in it, an address fetched. **Policy** is what loopserve promises
 beyond that: the very status, OpenAI's error object, a 401 with its challenge, slow connections closed in time.
 """
 
@@ -68,6 +68,8 @@ def overloaded(done: Exchange) -> bool:
 
 def judge(case: Case, done: Exchange) -> list[Problem]:
     """All problems of one exchange, none if everything is as it should be."""
+    if overloaded(done):
+        return [Problem(Kind.STATUS, "told to come back later, however often it was sent")]
     flowing = done.outcome is Outcome.SILENT and any(_flows(answer) for answer in done.answers)
     problems = [] if flowing else _of_connection(case, done)
     for answer in done.answers:
