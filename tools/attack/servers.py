@@ -59,6 +59,7 @@ class Launched:
     key: str
     environment: Mapping[str, str] = field(default_factory=dict)
     vocab_size: int | None = None
+    working_directory: Path | None = None
     port: int = field(default_factory=lambda: _free_port())
     process: Any = None
 
@@ -72,7 +73,11 @@ class Launched:
         command = [part.replace("{port}", str(self.port)) for part in self.command]
         with self.log.open("ab") as out:
             self.process = psutil.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **self.environment}
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+                cwd=self.working_directory,
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and not self.exited:
@@ -124,7 +129,7 @@ def peer_server(name: str, peers: Path, models: Path, directory: Path) -> Launch
         peers: where `tools/peers/install.sh` installed them.
         models: where the checkpoint is, or is written to.
     """
-    made = write_checkpoints(models, peers / "llama/bin/python", small_config())
+    made = write_checkpoints(models.resolve(), peers / "llama/bin/python", small_config())
     vocab_size = int(str(small_config()["vocab_size"]))
     if name == "loopserve":
         return own_server(made.looped, directory)
@@ -133,7 +138,10 @@ def peer_server(name: str, peers: Path, models: Path, directory: Path) -> Launch
     server = next(one for one in all_servers(peers, made) if one.name == PEERS[name])
     key = _new_key()
     command = [*server.command, "--api-key", key, *EXTRA[name]]
-    return Launched(command, directory / "server.log", key, server.environment, vocab_size)
+    # vLLM imports a package called `kernels` if there is one, and finds ours in the working directory or by this path.
+    environment = {**server.environment, "PYTHONPATH": ""}
+    elsewhere = directory.resolve()
+    return Launched(command, directory / "server.log", key, environment, vocab_size, elsewhere)
 
 
 @dataclass(slots=True)
