@@ -27,8 +27,8 @@ from engine.tokenizer import Tokenizer
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EngineClient
-from server.metrics import ServerMetrics
 from server.listener import bind
+from server.metrics import ServerMetrics
 from server.runner import address_of, run_server
 from server.settings import load_settings
 
