@@ -69,7 +69,7 @@ COMMANDS = {
         overload.run,
         overload.page,
         lambda kept: overload.problems(kept.records),
-        ONE_THREAD | {"--max-num-seqs": "16", "--max-waiting-requests": "16"},
+        ONE_THREAD,
         ("rounds",),
     ),
     "drain": Command(
@@ -127,27 +127,33 @@ def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     command = COMMANDS[given.command]
     launch = Launch(with_defaults(server_options, command.server))
-    return run(given.command, launch, _plan(command, given), given.kept, given.page)
+    try:
+        kept = prove(given.command, launch, _plan(command, given), given.kept, given.page)
+    except ReliabilityError as error:
+        print(f"reliability: {error}", file=sys.stderr)
+        return 2
+    problems = command.problems(kept)
+    print("\n".join(problems) or f"{given.command}: no promise was broken; see {given.page}")
+    return 1 if problems else 0
 
 
-def run(name: str, launch: Launch, plan: Any, kept_path: Path, page: Path) -> int:
-    """Run one proof with servers of any kind; returns the exit code."""
+def prove(name: str, launch: Launch, plan: Any, kept_path: Path, page: Path) -> Kept[Any]:
+    """Run one proof with servers of any kind and write its page, also when it is stopped.
+
+    Raises:
+        ReliabilityError: it can't be carried out.
+    """
     command = COMMANDS[name]
     if not command.resumable:
         kept_path.unlink(missing_ok=True)
     kept = Kept(kept_path, command.record, _identity(command, plan, launch))
     try:
         asyncio.run(command.run(launch, plan, kept))
-    except ReliabilityError as error:
-        print(f"reliability: {error}", file=sys.stderr)
-        return 2
     finally:
         if kept.records:
             page.parent.mkdir(parents=True, exist_ok=True)
             command.page(kept, page)
-    problems = command.problems(kept)
-    print("\n".join(problems) or f"{name}: no promise was broken; see {page}")
-    return 1 if problems else 0
+    return kept
 
 
 def _plan(command: Command, given: argparse.Namespace) -> Any:

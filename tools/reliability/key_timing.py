@@ -26,7 +26,7 @@ from tools.reliability.statistics import percentile, welch_t
 KEY = "k7Qd0sV2mXw9LrTb4HfYzN6cJ1uEgAqP" * 2
 NONE_SHARED = "#" + KEY[1:]
 ALL_BUT_ONE_SHARED = KEY[:-1] + "#"
-WARM_UP = 200
+WARM_UP = 50
 CROP = 0.9
 MAX_T = 3.0
 TIMEOUT = 10.0

@@ -34,6 +34,7 @@ class Plan:
 
     Attributes:
         streams: slots of the server (`--max-num-seqs`).
+        waiting: its `--max-waiting-requests`; as many as slots, so that nobody admitted waits longer than an answer.
         tokens: least and most of an answer.
         timeout: a client that has no whole answer by then counts as lost.
     """
@@ -41,6 +42,7 @@ class Plan:
     seed: int
     rounds: int = 3
     streams: int = 16
+    waiting: int = 16
     questions: int = 24
     tokens: tuple[int, int] = (32, 96)
     calm: float = 10.0
@@ -98,7 +100,8 @@ async def run(launch: Launch, plan: Plan, kept: Kept[Round]) -> None:
 
 async def run_round(launch: Launch, plan: Plan, number: int) -> Round:
     """One round on a server of its own."""
-    async with running(launch) as server:
+    limits = ("--max-num-seqs", str(plan.streams), "--max-waiting-requests", str(plan.waiting))
+    async with running(launch.with_options(*limits)) as server:
         seed = plan.seed * 1000 + number
         questions = await make_questions(server.port, plan.questions, plan.tokens, seed)
         asker = Asker(server.port, questions, seed, timeout=plan.timeout)

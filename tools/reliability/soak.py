@@ -127,9 +127,8 @@ class _Soaking:
         self._started: float | None = None
 
     async def prelude(self) -> None:
-        """Some requests of every kind, so that what is made on first use is there before the first sample."""
-        for _ in range(PRELUDE):
-            await self.send()
+        """Some requests of every kind at once: what is made on first use, and pools of threads, are there then."""
+        await asyncio.gather(*(self.send() for _ in range(PRELUDE)))
         await self._server.leftovers()
 
     async def send(self) -> None:

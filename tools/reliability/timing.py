@@ -21,7 +21,7 @@ KEYS = ("owner-key-of-this-test", "spy-key-of-this-test")
 FIRST_TOKEN_ID = 300
 LAST_TOKEN_ID = 4000
 """Prompts are random ids in between: of one length, without a tokenizer's part in the time."""
-WARM_UP = 20
+WARM_UP = 5
 MARGIN = 0.03
 CONTROL = 0.9
 

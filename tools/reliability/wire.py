@@ -120,7 +120,7 @@ async def _talk(port: int, call: Call, result: Exchange) -> None:
 
 def _read_head(head: bytes, result: Exchange) -> None:
     first, *lines = head.decode("latin-1").split("\r\n")
-    result.status = int(first.split(" ")[1])
+    result.status = int(first.partition(" ")[2][:3])
     for line in lines:
         name, _, value = line.partition(":")
         result.headers[name.lower()] = value.strip()
