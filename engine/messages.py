@@ -8,7 +8,7 @@ import msgspec
 
 from engine.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -91,6 +91,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         steps_total: forward passes.
         step_seconds: wall time of this step, 0 when idle (measured by the host; the core has no clock).
         admitted: ids of requests that left the queue for the first time in this step.
+        isolated_errors_total: requests ended by an exception of ours that was kept from hurting others.
     """
 
     running: int = 0
@@ -107,6 +108,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rows_total: list[int] = []
     step_seconds: float = 0.0
     admitted: list[str] = []
+    isolated_errors_total: int = 0
 
 
 class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):

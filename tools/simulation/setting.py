@@ -28,6 +28,8 @@ class Setting:
         special_share: of the requests that want prompt logprobs; as many want loop logprobs.
         abort_share: share of the requests that are given up at some time.
         fault_every: mean passes between two failures of the model.
+        curse_share: share of the requests that break the engine's work for them at some time.
+        hiccup_every: mean passes between two errors that don't come again.
     """
 
     layout: LoopLayout
@@ -42,6 +44,8 @@ class Setting:
     abort_share: float
     fault_every: int
     steps: int
+    curse_share: float
+    hiccup_every: int
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Setting":
@@ -70,6 +74,8 @@ class Setting:
             abort_share=rng.choice((0.0, 0.2, 0.6)),
             fault_every=rng.choice((200, 1000, 10**9)),
             steps=rng.choice((300, 1000, 2500)),
+            curse_share=rng.choice((0.0, 0.03, 0.3)),
+            hiccup_every=rng.choice((10, 1000, 10**9)),
         )
 
     @property

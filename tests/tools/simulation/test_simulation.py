@@ -31,7 +31,8 @@ def one_thread() -> object:
 def test_nothing_is_wrong(seed: int) -> None:
     totals = run_seed(seed, STEPS // 4)
     assert totals.steps >= STEPS // 4
-    for happened in (totals.aborts, totals.preemptions, totals.evictions, totals.restarts):
+    faults = (totals.restarts, totals.exceptions, totals.hiccups)
+    for happened in (totals.aborts, totals.preemptions, totals.evictions, *faults):
         assert happened > STEPS // 20000
     assert totals.restored > 0
     assert totals.recomputed > 0
