@@ -32,6 +32,7 @@ from engine.messages import (
     StepOutputs,
     ToEngine,
 )
+from server.admission import AdmissionLimits
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EngineClient
@@ -122,7 +123,9 @@ async def measure_application(model: Path, path: str, events: int, rounds: int) 
     """Microseconds from one event to the next, over one stream through the whole application."""
     state = build_state(load_settings({"model": str(model)}))
     host = LockstepHost(state.tokenizer.encode(" x", False)[0], state.model_config.vocab_size)
-    client = EngineClient(lambda: host, ServerMetrics("0"), max_in_flight=4, heartbeat_timeout=9)
+    client = EngineClient(
+        lambda: host, ServerMetrics("0"), limits=AdmissionLimits(4, 1 << 20), heartbeat_timeout=9
+    )
     state = dataclasses.replace(state, client=client, metrics=ServerMetrics("0"))
     app = create_app(state)
     await client.start()
@@ -166,7 +169,7 @@ def _scope(path: str) -> Scope:
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }
 

@@ -130,6 +130,7 @@ class EngineCore:
             list(prompt),
             len(prompt),
             layout if request.num_loops is None else replace(layout, num_loops=request.num_loops),
+            tenant=request.tenant,
             cache_salt=request.cache_salt,
             priority=request.priority,
             every_position=params.prompt_logprobs is not None,

@@ -2,7 +2,6 @@
 
 import contextlib
 import faulthandler
-import logging
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import zmq
 from engine.child_process import die_with, leave_signals_to_parent
 from engine.engine_loop import Core, run_engine
 from engine.heartbeat import Heartbeat
+from engine.log_format import log_to_stderr
 from engine.messages import PROTOCOL_VERSION, EngineFailed, FromEngine, Shutdown, ToEngine
 from engine.options import EngineOptions
 from engine.wire import Hello, decode_hello, decode_to_engine, encode
@@ -47,7 +47,7 @@ def child_main(arguments: list[str], load: Load) -> int:
         if hello.protocol_version != PROTOCOL_VERSION:
             link.send(EngineFailed("Server and engine are of different versions.", model_error=False))
             return 1
-        logging.basicConfig(level=hello.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        log_to_stderr(hello.log_level.upper())
         heartbeat = Heartbeat(heartbeat_path)
         return run_engine(
             lambda: load(hello.options, hello.show_progress), link.receive, link.send, heartbeat.beat

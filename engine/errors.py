@@ -58,6 +58,10 @@ class EngineDeadError(LoopserveError):
     """The engine process ended or stopped making progress while a request was in flight."""
 
 
+class EngineStartError(LoopserveError):
+    """This machine doesn't let an engine process begin: no temporary directory, no file descriptors, no process."""
+
+
 class RequestFailedError(LoopserveError):
     """Something of ours broke on one request; it ended, and nobody else was touched."""
 

@@ -1,6 +1,8 @@
 """A sign of progress in shared memory: readable even when the engine process hangs in native code."""
 
 import mmap
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -15,9 +17,17 @@ class Heartbeat:
     """
 
     def __init__(self, path: Path) -> None:
-        """Map `path`, made if missing."""
+        """Map `path`, made if missing.
+
+        Raises:
+            OSError: it can't be made. On a full disk that must be known here: writing to a mapped page that has no
+                place on the disk ends the process by SIGBUS.
+        """
         with path.open("a+b") as file:
-            file.truncate(_SIZE)
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, _SIZE)
+            else:
+                file.truncate(_SIZE)
             self._map = mmap.mmap(file.fileno(), _SIZE)
         self._view = memoryview(self._map)
         self._turns = self._view[:8].cast("Q")

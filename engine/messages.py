@@ -18,8 +18,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tr
         request_id: unique, made by the server (a client's id is never used as a key).
         prompt_token_ids: the whole prompt, at least one token.
         priority: lower is served earlier; see `scheduler.policy` for what a step of priority is worth.
-        cache_salt: prompts with different salts never share cached blocks.
+        cache_salt: prompts with different salts never share cached blocks; chosen by the client.
         num_loops: loops to run for this sequence, at most the model's R; None is R.
+        tenant: who asks, as the server knows it. Tenants never share cached blocks, and each has its share of them.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tr
     priority: int = 0
     cache_salt: str = ""
     num_loops: int | None = None
+    tenant: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):

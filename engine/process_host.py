@@ -5,6 +5,8 @@ only one to import torch. Both ends of the ipc:// socket and the heartbeat file 
 """
 
 import asyncio
+import contextlib
+import errno
 import logging
 import os
 import signal
@@ -17,6 +19,7 @@ import zmq
 import zmq.asyncio
 
 from engine.child_process import import_path
+from engine.errors import EngineStartError
 from engine.heartbeat import Heartbeat
 from engine.host import Inbox
 from engine.messages import EngineReady, FromEngine, Shutdown, ToEngine
@@ -71,20 +74,18 @@ class ProcessHost:
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start the child; it loads on its own time."""
-        self._directory = tempfile.TemporaryDirectory(prefix="loopserve-")  # made with mode 0700
-        address = f"ipc://{self._directory.name}/engine"
-        heartbeat_path = Path(self._directory.name) / "heartbeat"
-        self._heartbeat = Heartbeat(heartbeat_path)
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.PAIR)
-        self._socket.set_hwm(0)  # what is in flight is bounded by admission
-        self._socket.bind(address)
-        try:
-            self._process = await self._spawn(address, heartbeat_path)
-        except OSError:
-            await self._clean_up()
-            raise
+        """Start the child; it loads on its own time.
+
+        Raises:
+            EngineStartError: the machine lacks something for it; nothing is left behind.
+        """
+        with contextlib.ExitStack() as undo:
+            try:
+                address, heartbeat_path = self._make_files(undo)
+                self._process = await self._spawn(address, heartbeat_path)
+            except (OSError, zmq.ZMQError) as error:
+                raise EngineStartError(_why_not(error)) from error
+            undo.pop_all()
         self._post(encode(self._hello))
         self._tasks = [
             asyncio.create_task(run) for run in (self._read(), self._watch_exit(), self._watch_beat())
@@ -120,6 +121,28 @@ class ProcessHost:
                 process.kill()
                 await process.wait()
             await self._clean_up()
+
+    def _make_files(self, undo: contextlib.ExitStack) -> tuple[str, Path]:
+        """Socket and heartbeat in a private directory; `undo` removes what was made.
+
+        Raises:
+            OSError, zmq.ZMQError: one of them can't be made.
+        """
+        self._directory = tempfile.TemporaryDirectory(prefix="loopserve-")  # made with mode 0700
+        undo.callback(self._directory.cleanup)
+        path = f"{self._directory.name}/engine"
+        if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
+            raise OSError(errno.ENAMETOOLONG, f"the path {path} is too long for a socket")
+        address = f"ipc://{path}"
+        heartbeat_path = Path(self._directory.name) / "heartbeat"
+        self._heartbeat = Heartbeat(heartbeat_path)
+        undo.callback(self._heartbeat.close)
+        self._context = zmq.asyncio.Context()
+        undo.callback(self._context.destroy, linger=0)
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.set_hwm(0)  # what is in flight is bounded by admission
+        self._socket.bind(address)
+        return address, heartbeat_path
 
     async def _spawn(self, address: str, heartbeat_path: Path) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -177,6 +200,18 @@ class ProcessHost:
         self._context.destroy(linger=0)
         self._heartbeat.close()
         self._directory.cleanup()
+
+
+def _why_not(error: OSError | zmq.ZMQError) -> str:
+    """What keeps the engine process from starting, and what to do, in one line."""
+    advice = {
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "the system has no file descriptors left",
+        errno.ENAMETOOLONG: "set TMPDIR to a shorter path",
+        errno.ENOMEM: "free memory",
+        errno.EAGAIN: "raise the limit of processes (ulimit -u)",
+    }.get(error.errno or 0, "set TMPDIR to a directory that can be written to and has room")
+    return f"can't start the engine process: {error.strerror or error}; {advice}."
 
 
 def _describe_exit(code: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.child_process import die_with, leave_signals_to_parent
 from engine.engine_loop import EXIT_CRASHED, EXIT_MODEL_ERROR, EXIT_OK
 from engine.errors import EngineDeadError, ModelError
+from engine.log_format import log_to_stderr
 from engine.rank_group import RankGroup
 from engine.rank_link import CacheSize, Failed, Join, Loaded, Pass, RankLink, Started
 from engine.rank_loading import LoadedRank, load_rank, plan_load
@@ -46,9 +47,7 @@ def worker_main(arguments: list[str]) -> int:
 def _follow(link: RankLink) -> int:
     join = link.receive()
     assert isinstance(join, Join)
-    logging.basicConfig(
-        level=join.log_level, format=f"%(levelname)s %(name)s (rank {join.rank}): %(message)s"
-    )
+    log_to_stderr(join.log_level, f" (rank {join.rank})")
     try:
         rank = _load(join, link)
     except ModelError as error:

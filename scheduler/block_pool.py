@@ -1,27 +1,31 @@
-"""The one pool of cache blocks: reference counts, prefix keys, least-recently-used eviction.
+"""The one pool of cache blocks: reference counts, prefix keys, eviction that is fair between tenants.
 
 A block is in exactly one of three places: *free* (no content worth keeping), *held* (reference count ≥ 1) or
 *evictable* (no holder, but its content is keyed and can be reused until the space is needed).
 """
 
-from collections import OrderedDict
-
 from scheduler.errors import InvariantError
+from scheduler.eviction_queue import EvictionQueue
 
 BlockKey = tuple[bytes, int]
 """Content key of a block: (hash of everything up to its end, loop)."""
 
 
 class BlockPool:
-    """Book-keeping of `num_blocks` block ids; the tensors they index are the runner's."""
+    """Book-keeping of `num_blocks` block ids; the tensors they index are the runner's.
+
+    Attributes:
+        tenants: per keyed block, whose content it is; None without a key.
+    """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self.refs = [0] * num_blocks
         self.keys: list[BlockKey | None] = [None] * num_blocks
+        self.tenants: list[str | None] = [None] * num_blocks
         self.by_key: dict[BlockKey, int] = {}
         self.free = list(range(num_blocks - 1, -1, -1))
-        self.evictable: OrderedDict[int, None] = OrderedDict()
+        self.evictable = EvictionQueue()
 
     @property
     def available(self) -> int:
@@ -34,7 +38,7 @@ class BlockPool:
         return self.num_blocks - self.available
 
     def allocate(self, count: int) -> list[int] | None:
-        """Take `count` blocks with one reference each, evicting the least recently used; None if there are too few."""
+        """Take `count` blocks with one reference each, evicting what is needed; None if there are too few."""
         if count > self.available:
             return None
         blocks = []
@@ -51,7 +55,7 @@ class BlockPool:
     def retain(self, block: int) -> None:
         """Add a holder to a keyed block."""
         if self.refs[block] == 0:
-            del self.evictable[block]
+            self.evictable.remove(block, self._tenant(block))
         self.refs[block] += 1
 
     def release(self, block: int) -> None:
@@ -67,27 +71,38 @@ class BlockPool:
             if self.keys[block] is None:
                 self.free.append(block)
             else:
-                self.evictable[block] = None
+                self.evictable.add(block, self._tenant(block))
 
-    def register(self, block: int, key: BlockKey) -> None:
-        """Make a held, completely written block findable. The first block with a content keeps the key."""
+    def register(self, block: int, key: BlockKey, tenant: str) -> None:
+        """Make a held, completely written block findable. The first block with a content keeps the key.
+
+        Args:
+            key: covers the tenant, so no other tenant has a sequence that would look for it.
+        """
         if key not in self.by_key and self.keys[block] is None:
             self.by_key[key] = block
             self.keys[block] = key
+            self.tenants[block] = tenant
 
     def forget_all(self) -> None:
         """Drop every key; evictable blocks become free."""
         for block in self.by_key.values():
-            self.keys[block] = None
+            self.keys[block] = self.tenants[block] = None
         self.by_key.clear()
         self.free.extend(self.evictable)
-        self.evictable.clear()
+        self.evictable = EvictionQueue()
 
     def _evict(self) -> int:
-        block, _ = self.evictable.popitem(last=False)
+        block = self.evictable.pop()
         key = self.keys[block]
         if key is None:
             raise InvariantError(f"evictable block {block} has no key")
         del self.by_key[key]
-        self.keys[block] = None
+        self.keys[block] = self.tenants[block] = None
         return block
+
+    def _tenant(self, block: int) -> str:
+        tenant = self.tenants[block]
+        if tenant is None:
+            raise InvariantError(f"keyed block {block} has no tenant")
+        return tenant

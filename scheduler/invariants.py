@@ -12,6 +12,7 @@ def check(scheduler: Scheduler) -> None:
         InvariantError: naming the first rule that is broken.
     """
     _check_blocks(scheduler)
+    _check_tenants(scheduler)
     _check_carries(scheduler)
     _check_queues(scheduler)
     for sequence in scheduler.running:
@@ -55,6 +56,28 @@ def _check_blocks(scheduler: Scheduler) -> None:
     _require(pool.num_blocks - pool.keys.count(None) == len(pool.by_key), "a block's key does not find it")
     _require(free.isdisjoint(keyed), "a keyed block is free")
     _require(all(pool.keys[block] is not None for block in pool.evictable), "an evictable block has no key")
+
+
+def _check_tenants(scheduler: Scheduler) -> None:
+    """Nobody holds another tenant's content, and the queue of eviction knows whose every block is."""
+    pool, queue = scheduler.blocks, scheduler.blocks.evictable
+    _require(
+        [tenant is None for tenant in pool.tenants] == [key is None for key in pool.keys],
+        "a key without a tenant, or a tenant without a key",
+    )
+    for sequence in scheduler.running:
+        allowed = {None, sequence.tenant}
+        for table in sequence.tables:
+            found = {pool.tenants[block] for block in table.blocks}
+            _require(found <= allowed, f"{sequence.sequence_id} holds another tenant's block")
+    for tenant, blocks in queue.tenants.items():
+        owners = {pool.tenants[block] for block in blocks}
+        _require(owners == {tenant}, "a block waits for eviction in another tenant's place")
+    counts = {tenant: len(blocks) for tenant, blocks in queue.tenants.items()}
+    booked = {tenant: count for count, tenants in queue.by_count.items() for tenant in tenants}
+    _require(counts == booked and all(queue.by_count.values()), "a tenant's count is wrong")
+    _require(len(queue) == sum(counts.values()), "the length of the queue is wrong")
+    _require(queue.most == max(counts.values(), default=0), "the largest count is wrong")
 
 
 def _check_carries(scheduler: Scheduler) -> None:

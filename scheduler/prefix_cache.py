@@ -1,8 +1,8 @@
 """Content keys of blocks and the search for the cheapest exact way to begin a sequence.
 
-The key of a block hashes everything that its content depends on: the loop layout and the request's salt (in the root),
-then every token up to the block's end, chained block by block with BLAKE2b. A collision would serve one user's context
-to another, hence a cryptographic hash and never Python's `hash`.
+The key of a block hashes everything that its content depends on, and who may find it: the loop layout, the request's
+tenant and its salt (in the root), then every token up to the block's end, chained block by block with BLAKE2b. A
+collision would serve one user's context to another, hence a cryptographic hash and never Python's `hash`.
 """
 
 from array import array
@@ -14,9 +14,9 @@ from scheduler.loop_layout import LoopLayout, StartPlan, plan_recompute, plan_re
 KEY_BYTES = 32
 
 
-def root_key(layout: LoopLayout, salt: str) -> bytes:
-    """Parent of a sequence's first block."""
-    return blake2b(f"{layout!r}\0{salt}".encode(), digest_size=KEY_BYTES).digest()
+def root_key(layout: LoopLayout, tenant: str, salt: str) -> bytes:
+    """Parent of a sequence's first block. `repr` quotes strings, so no other three give the same text."""
+    return blake2b(repr((layout, tenant, salt)).encode(), digest_size=KEY_BYTES).digest()
 
 
 def block_key(parent: bytes, tokens: list[int]) -> bytes:

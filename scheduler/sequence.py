@@ -63,6 +63,7 @@ class Sequence:
     Attributes:
         tokens: prompt and generated tokens; preemption keeps them.
         layout: the model's, with as many loops as this sequence is to have.
+        tenant: shares cached blocks with nobody else, whatever the salts.
         every_position: all loops must compute all positions (prompt logprobs still owed).
         every_loop: no token may be sampled before all loops have computed the newest position (loop logprobs).
         rank: (arrival step + priority share, arrival number); lower goes first.
@@ -77,6 +78,7 @@ class Sequence:
     tokens: list[int]
     num_prompt_tokens: int
     layout: LoopLayout
+    tenant: str = ""
     cache_salt: str = ""
     priority: int = 0
     every_position: bool = False

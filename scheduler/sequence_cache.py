@@ -106,7 +106,7 @@ class SequenceCache:
 
     def _update_keys(self, sequence: Sequence) -> None:
         if self.prefix_caching:
-            root = root_key(sequence.layout, sequence.cache_salt)
+            root = root_key(sequence.layout, sequence.tenant, sequence.cache_salt)
             chain_keys(sequence.keys, root, sequence.tokens, sequence.layout.block_size)
 
     def _plan(self, sequence: Sequence) -> StartPlan:
@@ -153,7 +153,7 @@ class SequenceCache:
         complete = sequence.next[loop] // sequence.layout.block_size
         for index in range(table.registered, complete):
             if self.cacheable(sequence, loop, index):
-                self.blocks.register(table.block_at(index), (sequence.keys[index], loop))
+                self.blocks.register(table.block_at(index), (sequence.keys[index], loop), sequence.tenant)
         table.registered = max(table.registered, complete)
 
     def _trim_window(self, sequence: Sequence, loop: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +12,16 @@ import typer
 from pydantic import ByteSize
 from typer.exceptions import TyperException
 
-from engine.errors import LoopserveError, ModelError
+from engine.errors import EngineStartError, LoopserveError, ModelError
+from engine.log_format import log_to_stderr
+from server.api_keys import ApiKeys
 from server.app import create_app
 from server.bootstrap import build_state
-from server.engine_client import EXIT_MODEL_ERROR
-from server.runner import address_of, bind, curl_line, run_server
+from server.engine_client import EXIT_CANNOT_START, EXIT_MODEL_ERROR
+from server.key_reload import KeyReload
+from server.listener import bind
+from server.process_setup import raise_file_limit, say
+from server.runner import address_of, curl_line, run_server
 from server.settings import DEMO_MODEL, Settings, load_settings, option_name
 from server.version import package_version
 
@@ -25,6 +31,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODEL = "Model"
 SERVER = "Server"
 ACCESS = "Access"
+LIMITS = "Limits"
 ENGINE = "Engine"
 
 cli = typer.Typer(
@@ -72,13 +79,38 @@ def serve(
     host: Annotated[str | None, _option("host", SERVER, "ADDRESS")] = None,
     port: Annotated[int | None, _option("port", SERVER)] = None,
     drain_timeout: Annotated[float | None, _option("drain_timeout", SERVER, "SECONDS")] = None,
-    max_body_size: Annotated[str | None, _option("max_body_size", SERVER, "SIZE")] = None,
     max_waiting_requests: Annotated[int | None, _option("max_waiting_requests", SERVER)] = None,
+    max_waiting_tokens: Annotated[int | None, _option("max_waiting_tokens", SERVER)] = None,
+    queue_timeout: Annotated[float | None, _option("queue_timeout", SERVER, "SECONDS")] = None,
+    request_timeout: Annotated[float | None, _option("request_timeout", SERVER, "SECONDS")] = None,
     grammar_timeout: Annotated[float | None, _option("grammar_timeout", SERVER, "SECONDS")] = None,
     sse_keep_alive: Annotated[float | None, _option("sse_keep_alive", SERVER, "SECONDS")] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
+    key_concurrency: Annotated[int | None, _option("key_concurrency", ACCESS)] = None,
+    key_requests_per_minute: Annotated[int | None, _option("key_requests_per_minute", ACCESS)] = None,
+    key_tokens_per_minute: Annotated[int | None, _option("key_tokens_per_minute", ACCESS)] = None,
+    shared_prefix_cache: Annotated[bool | None, _option("shared_prefix_cache", ACCESS)] = None,
+    allowed_hosts: Annotated[list[str] | None, _option("allowed_hosts", ACCESS, "HOST")] = None,
+    header_timeout: Annotated[float | None, _option("header_timeout", LIMITS, "SECONDS")] = None,
+    body_timeout: Annotated[float | None, _option("body_timeout", LIMITS, "SECONDS")] = None,
+    write_timeout: Annotated[float | None, _option("write_timeout", LIMITS, "SECONDS")] = None,
+    max_connections: Annotated[int | None, _option("max_connections", LIMITS)] = None,
+    max_headers: Annotated[int | None, _option("max_headers", LIMITS)] = None,
+    max_header_size: Annotated[str | None, _option("max_header_size", LIMITS, "SIZE")] = None,
+    max_body_size: Annotated[str | None, _option("max_body_size", LIMITS, "SIZE")] = None,
+    max_body_memory: Annotated[str | None, _option("max_body_memory", LIMITS, "SIZE")] = None,
+    max_choices: Annotated[int | None, _option("max_choices", LIMITS)] = None,
+    max_prompts: Annotated[int | None, _option("max_prompts", LIMITS)] = None,
+    max_request_sequences: Annotated[int | None, _option("max_request_sequences", LIMITS)] = None,
+    max_stops: Annotated[int | None, _option("max_stops", LIMITS)] = None,
+    max_stop_chars: Annotated[int | None, _option("max_stop_chars", LIMITS)] = None,
+    max_logit_bias: Annotated[int | None, _option("max_logit_bias", LIMITS)] = None,
+    max_nesting: Annotated[int | None, _option("max_nesting", LIMITS)] = None,
+    max_schema_size: Annotated[str | None, _option("max_schema_size", LIMITS, "SIZE")] = None,
+    max_tools: Annotated[int | None, _option("max_tools", LIMITS)] = None,
+    max_messages: Annotated[int | None, _option("max_messages", LIMITS)] = None,
     single_process: Annotated[bool | None, _option("single_process", ENGINE)] = None,
     heartbeat_timeout: Annotated[float | None, _option("heartbeat_timeout", ENGINE, "SECONDS")] = None,
     execution: Annotated[str | None, _option("execution", ENGINE, "parallel|sequential")] = None,
@@ -104,15 +136,17 @@ def serve(
     """Serve MODEL until SIGTERM or Ctrl-C.
 
     A signal lets running requests finish; a second one doesn't wait for them.
+    SIGHUP reads --api-key-file again.
 
     Every option can also be set by an environment variable: --max-num-seqs
-    by LOOPSERVE_MAX_NUM_SEQS, and so on (--api-key by LOOPSERVE_API_KEYS).
+    by LOOPSERVE_MAX_NUM_SEQS, and so on (--api-key by LOOPSERVE_API_KEYS,
+    --allowed-host by LOOPSERVE_ALLOWED_HOSTS).
 
     Without an API key, everybody who reaches the port may use the server;
     with one, everything but /health and /ready needs it.
 
-    Exit codes: 0 after a signal, 2 for a wrong option or model, 70 if the
-    engine kept failing.
+    Exit codes: 0 after a signal, 1 if the engine process can't be started on
+    this machine, 2 for a wrong option or model, 70 if the engine kept failing.
     """
     # The parameters above are for typer; their values are taken by name, so that none can be forgotten here.
     given = {name: value for name, value in context.params.items() if value not in (None, (), [])}
@@ -160,25 +194,37 @@ def run(arguments: list[str]) -> int:
         return EXIT_USAGE
     except LoopserveError as error:
         print(f"loopserve: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_MODEL_ERROR if isinstance(error, ModelError) else EXIT_USAGE
+        return _exit_code(error)
     except (KeyboardInterrupt, typer.Abort):
         return 130
 
 
+def _exit_code(error: LoopserveError) -> int:
+    match error:
+        case ModelError():
+            return EXIT_MODEL_ERROR
+        case EngineStartError():
+            return EXIT_CANNOT_START
+        case _:
+            return EXIT_USAGE
+
+
 def _serve(settings: Settings) -> int:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(settings.log_level.upper())
     for chatty in ("httpx", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
-    api_keys = settings.all_api_keys()
-    if not api_keys and settings.host not in LOOPBACK:
+    raise_file_limit()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can do something about it
+    keys = ApiKeys(settings.all_api_keys())
+    with_keys = len(keys) > 0
+    if not with_keys and settings.host not in LOOPBACK:
         logging.getLogger(__name__).warning("listening on %s without an API key", settings.host)
     with bind(settings.host, settings.port) as listening:
         state = build_state(settings)
-        app = create_app(state, api_keys)
+        app = create_app(state, keys if with_keys else None)
         address = address_of(listening)
-        print(f"loopserve is loading {state.model_name} and will serve it on {address}", flush=True)
-        curl = curl_line(address, state.model_name, with_key=bool(api_keys))
+        say(f"loopserve is loading {state.model_name} and will serve it on {address}")
+        curl = curl_line(address, state.model_name, with_key=with_keys)
         announcement = f"Ready on {address}. Try:\n  {curl}"
-        return asyncio.run(run_server(app, state.client, listening, settings, announcement))
+        reload = KeyReload(settings, keys, state.key_limits)
+        return asyncio.run(run_server(app, state.client, listening, settings, announcement, reload))

@@ -6,12 +6,11 @@ Everything here runs on the event loop of the API process, so there are no locks
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
-from engine.errors import EngineDeadError
+from engine.errors import EngineDeadError, EngineStartError
 from engine.host import EngineHost
 from engine.messages import (
     PROTOCOL_VERSION,
@@ -20,22 +19,33 @@ from engine.messages import (
     EngineReady,
     EngineStats,
     Request,
-    RequestOutput,
     StepOutputs,
 )
+from server.admission import Admission, AdmissionLimits, Refusal
+from server.engine_observer import EngineObserver
+from server.engine_streams import EngineStream, StreamGroup
 from server.engine_totals import totals_only, with_past
-from server.error_catalogue import ENGINE_DEAD, FAILED, LOADING, QUEUE_FULL, RESTARTING, SHUTTING_DOWN
-from server.errors import UnavailableError
+from server.error_catalogue import (
+    ENGINE_DEAD,
+    FAILED,
+    LOADING,
+    QUEUE_TIMEOUT,
+    REQUEST_TIMEOUT,
+    RESTARTING,
+    SHUTTING_DOWN,
+    ErrorKind,
+)
+from server.errors import RequestTimeoutError, UnavailableError
 from server.restart_budget import RestartBudget
+from server.retry_after import LoadEstimator, whole_seconds
 
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3
 RESTART_WINDOW_S = 600.0
+EXIT_CANNOT_START = 1
 EXIT_MODEL_ERROR = 2
 EXIT_ENGINE_GAVE_UP = 70
-RETRY_AFTER_BUSY_S = 1
-RETRY_AFTER_LOADING_S = 5
 
 
 class EngineState(StrEnum):
@@ -56,24 +66,6 @@ class EngineFailure:
     exit_code: int
 
 
-class EngineObserver(Protocol):
-    """Told about what happens in the engine; `server.metrics.ServerMetrics` is one."""
-
-    def on_step(self, seconds: float) -> None:
-        """One engine step took so long."""
-
-    def on_admitted(self, queued_seconds: float) -> None:
-        """The scheduler took a request up for the first time."""
-
-
-class _Stream:
-    """One request in flight: what came for it, or the error that ends it."""
-
-    def __init__(self, now: float) -> None:
-        self.started = now
-        self.queue: asyncio.Queue[RequestOutput | Exception] = asyncio.Queue()
-
-
 class EngineClient:
     """Owns the engine host, one after another, and gives each request its own stream."""
 
@@ -82,8 +74,10 @@ class EngineClient:
         make_host: Callable[[], EngineHost],
         observer: EngineObserver,
         *,
-        max_in_flight: int,
+        limits: AdmissionLimits,
         heartbeat_timeout: float,
+        queue_timeout: float = 0,
+        request_timeout: float = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing runs before `start`.
@@ -91,8 +85,10 @@ class EngineClient:
         Args:
             make_host: makes a host for one life of the engine.
             observer: told about steps and admissions.
-            max_in_flight: most requests in flight; the next one is refused with `UnavailableError`.
+            limits: what may be in flight; what exceeds it is refused with `UnavailableError`.
             heartbeat_timeout: seconds without a heartbeat after which the engine is not `responsive`.
+            queue_timeout: seconds in which the scheduler must take a request up; 0 for any time.
+            request_timeout: seconds in which a request must end; 0 for any time.
             clock: monotonic seconds.
         """
         self.info: EngineReady | None = None
@@ -100,13 +96,16 @@ class EngineClient:
         self.failure: EngineFailure | None = None
         self._make_host = make_host
         self._observer = observer
-        self._max_in_flight = max_in_flight
+        self.admission = Admission(limits, clock)
+        self._queue_timeout = queue_timeout
+        self._request_timeout = request_timeout
         self._heartbeat_timeout = heartbeat_timeout
         self._clock = clock
         self._state = EngineState.LOADING
         self._draining = False
         self._host: EngineHost | None = None
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, EngineStream] = {}
+        self._loading = LoadEstimator()
         self._stats = EngineStats()
         self._past = EngineStats()
         self._budget = RestartBudget(MAX_RESTARTS, RESTART_WINDOW_S)
@@ -129,7 +128,7 @@ class EngineClient:
 
     @property
     def in_flight(self) -> int:
-        """Requests between `generate` and their last output."""
+        """Sequences between `submit` and their last output."""
         return len(self._streams)
 
     @property
@@ -153,48 +152,69 @@ class EngineClient:
         assert self.failure is not None
         return self.failure
 
-    def admit(self, sequences: int) -> None:
-        """Check that so many more sequences may start now; `generate` does it for one.
+    def retry_after(self) -> int:
+        """Seconds after which a request that is refused now may succeed; an estimate of 1 to 60."""
+        if self.state is EngineState.READY and self.responsive:
+            return self.admission.retry_after()
+        # Of a server that is going, the one that takes its place has to load.
+        return whole_seconds(self._loading.seconds(self._clock()))
 
-        A client's request that makes many calls this first, so that it is refused as a whole.
+    def admit(self, sequences: int = 1, tokens: int = 0) -> None:
+        """Check that a client's request may come in now; `submit` does the same with the request at hand.
+
+        A check before reading and tokenising keeps refusals cheap, but only `submit` decides.
 
         Raises:
+            InvalidRequestError: so many sequences would be refused for ever.
             UnavailableError: loading, draining, restarting, gone, or the queue is full.
         """
-        state = self.state
-        if state is not EngineState.READY:
-            raise UnavailableError(_UNAVAILABLE[state].message(), retry_after=RETRY_AFTER_LOADING_S)
-        if len(self._streams) + sequences > self._max_in_flight:
-            raise UnavailableError(
-                QUEUE_FULL.message(limit=self._max_in_flight), retry_after=RETRY_AFTER_BUSY_S
-            )
+        try:
+            state = self.state
+            if state is not EngineState.READY:
+                kind, reason = _UNAVAILABLE[state]
+                raise UnavailableError(kind.message(), retry_after=self.retry_after(), reason=reason)
+            self.admission.check(sequences, tokens)
+        except UnavailableError as error:
+            self._observer.on_refused(error.reason or "")
+            raise
 
-    async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
-        """Run one request; the last output has a `finish_reason`.
+    def submit(
+        self, requests: Sequence[Request], taken_up: asyncio.Future[None] | None = None
+    ) -> list[EngineStream]:
+        """Give the engine all sequences of one client's request, or none.
 
-        Close the generator (`contextlib.aclosing`) to abort: leaving it to the garbage collector keeps the engine
-        computing until then.
+        The caller must close every stream, whatever happens; closing one that has not ended aborts it.
+
+        Args:
+            taken_up: gets its result once the queue deadline can't end the request any more: when the scheduler has
+                taken up the first of its sequences.
 
         Raises:
-            UnavailableError: not admitted, or the server shut down before the end.
-            EngineDeadError: the engine died meanwhile.
+            InvalidRequestError, UnavailableError: not admitted, see `admit`.
         """
-        self.admit(1)
+        self.admit(len(requests), sum(len(request.prompt_token_ids) for request in requests))
         assert self._host is not None
-        stream = _Stream(self._clock())
-        self._streams[request.request_id] = stream
+        group, now = StreamGroup(taken_up), self._clock()
+        group.streams = [EngineStream(request, group, now, self._forget) for request in requests]
+        streams = list(group.streams)
         self._idle.clear()
-        self._host.send(request)
-        finished = False
+        for stream in streams:
+            self._streams[stream.request_id] = stream
+            self.admission.enter(stream.prompt_tokens)
         try:
-            while not finished:
-                item = await stream.queue.get()
-                finished = isinstance(item, Exception) or item.finish_reason is not None
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-        finally:
-            self._forget(request.request_id, abort=not finished)
+            for request in requests:
+                self._host.send(request)
+        except BaseException:  # the caller has nothing to close yet
+            for stream in streams:
+                stream.close()
+            raise
+        group.set_deadlines(
+            self._queue_timeout,
+            self._request_timeout,
+            lambda: self._end_late(group),
+            lambda: self._end_overlong(group),
+        )
+        return streams
 
     async def drain(self, grace: float) -> int:
         """Refuse new requests and let those in flight finish.
@@ -217,9 +237,8 @@ class EngineClient:
         """End every request in flight with `UnavailableError`; returns how many there were."""
         self._draining = True
         ended = list(self._streams)
-        self._end_streams(
-            lambda: UnavailableError(SHUTTING_DOWN.message(), retry_after=RETRY_AFTER_LOADING_S)
-        )
+        retry_after = self.retry_after()
+        self._end_streams(lambda: UnavailableError(SHUTTING_DOWN.message(), retry_after=retry_after))
         if self._host is not None and ended:
             self._host.send(Abort(ended))
         return len(ended)
@@ -235,20 +254,32 @@ class EngineClient:
     async def _supervise(self) -> None:
         """Run one host after another until stopped or out of restarts."""
         while True:
-            failure = await self._live_once()
+            try:
+                failure = await self._live_once()
+            except EngineStartError as error:
+                failure = EngineFailed(str(error), model_error=False)
+                if self.info is None:  # the machine won't be another one in a moment
+                    self._give_up(failure, EXIT_CANNOT_START)
+                    return
             logger.error("engine ended: %s", failure.message)
             self._past = with_past(totals_only(self._stats), self._past)
             self._stats = EngineStats()
             if failure.model_error or not self._budget.take(self._clock()):
-                self._give_up(failure)
+                first_model = failure.model_error and self.info is None
+                self._give_up(failure, EXIT_MODEL_ERROR if first_model else EXIT_ENGINE_GAVE_UP)
                 return
             self._state = EngineState.RESTARTING
             self.restarts_total += 1
 
     async def _live_once(self) -> EngineFailed:
-        """One life of the engine, from start to end; returns why it ended."""
+        """One life of the engine, from start to end; returns why it ended.
+
+        Raises:
+            EngineStartError: it could not even begin.
+        """
         host = self._make_host()
         self._host = host
+        self._loading.begin(self._clock())
         try:
             await host.start()
             while True:
@@ -258,6 +289,8 @@ class EngineClient:
                 self._handle(message)
         except EngineDeadError as error:
             return EngineFailed(str(error), model_error=False)
+        except EngineStartError:
+            raise
         except Exception as error:  # a host that can't start, or a message that can't be read
             logger.exception("engine host failed")
             return EngineFailed(f"{type(error).__name__}: {error}", model_error=False)
@@ -276,11 +309,15 @@ class EngineClient:
             self._observer.on_step(message.stats.step_seconds)
         for request_id in message.stats.admitted:
             if request_id in self._streams:
-                queued = self._clock() - self._streams[request_id].started - message.stats.step_seconds
+                stream = self._streams[request_id]
+                queued = self._clock() - stream.started - message.stats.step_seconds
                 self._observer.on_admitted(max(queued, 0.0))
+                self._take_up(stream)
         for output in message.outputs:
             if output.request_id in self._streams:
-                self._streams[output.request_id].queue.put_nowait(output)
+                stream = self._streams[output.request_id]
+                self._take_up(stream)  # one that the engine refuses never is in `admitted`
+                stream.put(output)
 
     def _become_ready(self, info: EngineReady) -> None:
         if info.protocol_version != PROTOCOL_VERSION:
@@ -289,35 +326,58 @@ class EngineClient:
                 "reinstall loopserve."
             )
         self.info = info
+        self._loading.end(self._clock())
         self._state = EngineState.READY
         self._ready.set()
 
-    def _give_up(self, failure: EngineFailed) -> None:
-        first_load = self.info is None
-        code = EXIT_MODEL_ERROR if failure.model_error and first_load else EXIT_ENGINE_GAVE_UP
+    def _give_up(self, failure: EngineFailed, code: int) -> None:
         self._state = EngineState.FAILED
         self.failure = EngineFailure(failure.message, code)
         self._failed.set()
 
-    def _end_streams(self, make_error: Callable[[], Exception]) -> None:
-        for stream in self._streams.values():
-            stream.queue.put_nowait(make_error())
+    def _take_up(self, stream: EngineStream) -> None:
+        if stream.waiting:
+            stream.waiting = False
+            self.admission.take_up(stream.prompt_tokens)
+            stream.group.take_up()
 
-    def _forget(self, request_id: str, *, abort: bool) -> None:
-        del self._streams[request_id]
+    def _end_late(self, group: StreamGroup) -> None:
+        """The queue deadline of a client's request has passed."""
+        message = QUEUE_TIMEOUT.message(seconds=f"{self._queue_timeout:g}")
+        retry_after, code = self.retry_after(), QUEUE_TIMEOUT.code or ""
+        self._observer.on_refused(Refusal.QUEUE_TIMEOUT)
+        self._end_group(group, lambda: UnavailableError(message, retry_after=retry_after, code=code))
+
+    def _end_overlong(self, group: StreamGroup) -> None:
+        message = REQUEST_TIMEOUT.message(seconds=f"{self._request_timeout:g}")
+        self._end_group(group, lambda: RequestTimeoutError(message))
+
+    def _end_group(self, group: StreamGroup, make_error: Callable[[], Exception]) -> None:
+        ended = group.fail(make_error)
+        if self._host is not None:
+            self._host.send(Abort(ended))
+
+    def _end_streams(self, make_error: Callable[[], Exception]) -> None:
+        for group in {stream.group for stream in self._streams.values()}:
+            group.fail(make_error)
+
+    def _forget(self, stream: EngineStream) -> None:
+        del self._streams[stream.request_id]
+        stream.group.remove(stream)
+        self.admission.leave(stream.prompt_tokens, waiting=stream.waiting)
         if not self._streams:
             self._idle.set()
-        if abort and self._host is not None:
-            self._host.send(Abort([request_id]))
+        if not stream.finished and self._host is not None:
+            self._host.send(Abort([stream.request_id]))
 
 
 def _dead() -> Exception:
     return EngineDeadError(ENGINE_DEAD.message())
 
 
-_UNAVAILABLE = {
-    EngineState.LOADING: LOADING,
-    EngineState.RESTARTING: RESTARTING,
-    EngineState.DRAINING: SHUTTING_DOWN,
-    EngineState.FAILED: FAILED,
+_UNAVAILABLE: dict[EngineState, tuple[ErrorKind, Refusal]] = {
+    EngineState.LOADING: (LOADING, Refusal.LOADING),
+    EngineState.RESTARTING: (RESTARTING, Refusal.RESTARTING),
+    EngineState.DRAINING: (SHUTTING_DOWN, Refusal.DRAINING),
+    EngineState.FAILED: (FAILED, Refusal.FAILED),
 }

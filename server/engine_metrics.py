@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from engine.messages import EngineReady, EngineStats
+from server.admission import Admission
 from server.engine_client import EngineState
 
 
@@ -25,6 +26,9 @@ class EngineSource(Protocol):
     @property
     def in_flight(self) -> int: ...
 
+    @property
+    def admission(self) -> Admission: ...
+
 
 class EngineCollector(Collector):
     """A Prometheus collector over the engine's stats."""
@@ -37,6 +41,11 @@ class EngineCollector(Collector):
         yield _gauge("engine_up", "1 if the engine takes requests.", self._source.state is EngineState.READY)
         yield _gauge("requests_in_flight", "Sequences between arrival and end.", self._source.in_flight)
         yield _counter("engine_restarts", "Restarts of the engine.", self._source.restarts_total)
+        yield _gauge(
+            "num_tokens_waiting",
+            "Prompt tokens of sequences that the scheduler has not taken up.",
+            self._source.admission.waiting_tokens,
+        )
         yield from _stats(self._source.stats)
         if self._source.info is not None:
             yield from _layout(self._source.info)

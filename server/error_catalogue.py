@@ -7,6 +7,7 @@ the text whether to retry, to shorten the prompt or to give up, so a row is part
 from dataclasses import dataclass
 
 INVALID_REQUEST = "invalid_request_error"
+RATE_LIMIT = "rate_limit_error"
 SERVER_ERROR = "server_error"
 
 
@@ -46,8 +47,30 @@ TOO_MANY_FIELDS = ErrorKind(
     "The body may have at most {limit} fields.",
     "A body has absurdly many fields.",
 )
+TOO_MANY_VALUES = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    None,
+    "The body may hold at most {limit} objects and lists.",
+    "A body holds absurdly many small things.",
+)
+TOO_NESTED = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    None,
+    "{field} makes the body more than {limit} levels deep.",
+    "A schema or anything else in the body is deeper than `--max-nesting`.",
+)
 MALFORMED_ADDRESS = ErrorKind(
     400, INVALID_REQUEST, None, "The request's path or query is malformed.", "The address can't be read."
+)
+MALFORMED_HTTP = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "malformed_http",
+    "This is not a valid HTTP/1.1 request.",
+    "What came is no HTTP, or is HTTP that servers read in different ways: two lengths, folded headers, no `Host`. "
+    "The connection is closed.",
 )
 INVALID_JSON = ErrorKind(
     400,
@@ -84,6 +107,20 @@ INVALID_GRAMMAR = ErrorKind(
     "{problem}",
     "A JSON schema, regex, choice or grammar doesn't compile, or not within the time and memory that grammars get.",
 )
+INVALID_HOST = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "invalid_host",
+    "The Host header must be there once and name this server.",
+    "Host is absent, doubled, malformed or not one of `--allowed-host`. Every path but `/health` and `/ready`.",
+)
+KEY_TOO_MANY_SEQUENCES = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    None,
+    "The request asks for {count} sequences; an API key may have {limit} in flight.",
+    "Prompts times `n` is more than `--key-concurrency` will ever allow.",
+)
 CONTEXT_LENGTH_EXCEEDED = ErrorKind(
     400,
     INVALID_REQUEST,
@@ -115,12 +152,27 @@ METHOD_NOT_ALLOWED = ErrorKind(
     "This path does not take this HTTP method.",
     "The header `Allow` says which it takes.",
 )
+SLOW_REQUEST = ErrorKind(
+    408,
+    INVALID_REQUEST,
+    "request_timeout",
+    "The request did not arrive in time.",
+    "The headers took longer than `--header-timeout` or the body longer than `--body-timeout`. "
+    "The connection is closed.",
+)
 REQUEST_TOO_LARGE = ErrorKind(
     413,
     INVALID_REQUEST,
     "request_too_large",
     "The request body is larger than the limit of {limit} bytes.",
     "The body is larger than `--max-body-size`. The connection is closed.",
+)
+TOO_LONG_ADDRESS = ErrorKind(
+    414,
+    INVALID_REQUEST,
+    "address_too_long",
+    "The request's address is longer than {bytes} bytes.",
+    "Path and query alone exceed `--max-header-size`. The connection is closed.",
 )
 UNSUPPORTED_MEDIA_TYPE = ErrorKind(
     415,
@@ -131,6 +183,27 @@ UNSUPPORTED_MEDIA_TYPE = ErrorKind(
 )
 UNSUPPORTED_ENCODING = ErrorKind(
     415, INVALID_REQUEST, "unsupported_media_type", "Send the body uncompressed.", "The body is compressed."
+)
+KEY_BUSY = ErrorKind(
+    429,
+    RATE_LIMIT,
+    "rate_limit_exceeded",
+    "This API key may have {limit} sequences in flight and would have more; please retry later.",
+    "`--key-concurrency`. Every 429 has a `Retry-After`.",
+)
+KEY_RATE_LIMITED = ErrorKind(
+    429,
+    RATE_LIMIT,
+    "rate_limit_exceeded",
+    "This API key may use {limit} {what} per minute; please retry in {seconds} s.",
+    "`--key-requests-per-minute` or `--key-tokens-per-minute`; the headers `x-ratelimit-*` say what is left.",
+)
+TOO_MANY_HEADERS = ErrorKind(
+    431,
+    INVALID_REQUEST,
+    "headers_too_large",
+    "The request has more than {count} headers or {bytes} bytes of them.",
+    "The limits are `--max-headers` and `--max-header-size`, address included. The connection is closed.",
 )
 ENGINE_DEAD = ErrorKind(
     500,
@@ -177,12 +250,47 @@ FAILED = ErrorKind(
     "The engine has failed and the server is exiting.",
     "The engine could not be started again.",
 )
+TOO_MANY_CONNECTIONS = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The server has too many connections; please retry later.",
+    "`--max-connections` are open. Probes are answered on some more.",
+)
+BODIES_TOO_LARGE = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The server holds too many large request bodies; please retry later.",
+    "The bodies of all requests together exceed `--max-body-memory`. The connection is closed.",
+)
 QUEUE_FULL = ErrorKind(
     503,
     SERVER_ERROR,
     "unavailable",
     "The server is at its limit of {limit} requests; please retry later.",
     "`--max-num-seqs` sequences run and `--max-waiting-requests` wait, or this request's `n` would exceed that.",
+)
+QUEUE_TOKENS_FULL = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "The server is at its limit of {limit} waiting prompt tokens; please retry later.",
+    "Others wait, and with this request's prompts there would be more than `--max-waiting-tokens` tokens of them.",
+)
+QUEUE_TIMEOUT = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "queue_timeout",
+    "The request has waited for {seconds} s and was not begun; please retry later.",
+    "The engine took up none of the request's sequences within `--queue-timeout`. No part of an answer was sent.",
+)
+REQUEST_TIMEOUT = ErrorKind(
+    504,
+    SERVER_ERROR,
+    "deadline_exceeded",
+    "The request was ended after the {seconds} s that this server allows. Ask for fewer tokens.",
+    "The request ran longer than `--request-timeout`. The same request would again, so clients should not retry it.",
 )
 
 CATALOGUE: dict[str, ErrorKind] = {

@@ -8,11 +8,21 @@ class UnavailableError(LoopserveError):
 
     Attributes:
         retry_after: seconds for the `Retry-After` header.
+        code: `code` in the error object.
+        reason: label of the counter of refused requests; None where a request was not refused but given up.
     """
 
-    def __init__(self, message: str, *, retry_after: int) -> None:
+    def __init__(
+        self, message: str, *, retry_after: int, code: str = "unavailable", reason: str | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.code = code
+        self.reason = reason
+
+
+class RequestTimeoutError(LoopserveError):
+    """A request ran longer than `--request-timeout` allows (HTTP 504)."""
 
 
 class SettingsError(LoopserveError):

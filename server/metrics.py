@@ -13,6 +13,8 @@ from typing import Literal, Self
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 
+from server.admission import Refusal
+
 FinishedReason = Literal["stop", "length", "abort", "error"]
 
 TTFT_BUCKETS = (
@@ -102,6 +104,14 @@ class ServerMetrics:
         )
         for reason in ("stop", "length", "abort", "error"):
             self.request_success.labels(reason)
+        self.requests_refused = Counter(
+            "loopserve_requests_refused",
+            "Requests answered with 503, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for refusal in Refusal:
+            self.requests_refused.labels(refusal.value)
         self.prompt_tokens = Counter("loopserve_prompt_tokens", "Prompt tokens received.", registry=registry)
         self.generation_tokens = Counter(
             "loopserve_generation_tokens", "Tokens generated.", registry=registry
@@ -140,6 +150,10 @@ class ServerMetrics:
     def on_admitted(self, queued_seconds: float) -> None:
         """The scheduler took a request up for the first time."""
         self.queue_time.observe(queued_seconds)
+
+    def on_refused(self, reason: str) -> None:
+        """A client's request was answered with 503."""
+        self.requests_refused.labels(reason).inc()
 
     def request(self) -> RequestMetrics:
         """Start timing one sequence; call it when the request arrives."""

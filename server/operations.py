@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 
-from server.engine_client import RETRY_AFTER_LOADING_S, EngineState
+from server.engine_client import EngineState
 from server.state import State
 from server.version import package_version
 
@@ -19,13 +19,17 @@ async def health(state: State) -> JSONResponse:
 
 @router.get("/ready")
 async def ready(state: State) -> JSONResponse:
-    """Readiness: the engine is loaded, makes progress and takes new requests."""
+    """Readiness: the engine is loaded and makes progress, and the server is not about to end.
+
+    A full queue doesn't count: every replica of a busy service would leave the load balancer at once, and none be left
+    to say 503 with a `Retry-After`.
+    """
     status = str(state.client.state)
     if state.client.state is EngineState.READY:
         if state.client.responsive:
             return JSONResponse({"status": status})
         status = "unresponsive"
-    headers = {"Retry-After": str(RETRY_AFTER_LOADING_S)}
+    headers = {"Retry-After": str(state.client.retry_after())}
     return JSONResponse({"status": status}, status_code=503, headers=headers)
 
 

@@ -1,7 +1,9 @@
 """Runs the application under uvicorn until a signal or the end of the engine."""
 
 import asyncio
+import functools
 import shlex
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -11,14 +13,16 @@ import orjson
 import uvicorn
 from starlette.types import ASGIApp
 
+from server.connection import Connection
 from server.engine_client import EngineClient
-from server.errors import SettingsError
+from server.listener import BACKLOG, connections_possible
+from server.process_setup import say
 from server.settings import Settings
 from server.shutdown import Shutdown
+from server.strict_http import ConnectionLimits
 
 KEEP_ALIVE_S = 5
 LAST_RESPONSES_S = 5  # for responses to reach their clients once their requests have ended
-MAX_HEADER_BYTES = 16 * 1024
 EXIT_OK = 0
 
 
@@ -38,21 +42,13 @@ class Server(uvicorn.Server):
         self._on_signal()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        SettingsError: the address is in use or can't be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise SettingsError(f"can't listen on {host}:{port}: {error.strerror or error}") from None
-
-
 async def run_server(
-    app: ASGIApp, client: EngineClient, listening: socket.socket, settings: Settings, announcement: str
+    app: ASGIApp,
+    client: EngineClient,
+    listening: socket.socket,
+    settings: Settings,
+    announcement: str,
+    on_hangup: Callable[[], None],
 ) -> int:
     """Serve until told to stop or the engine is beyond help.
 
@@ -62,15 +58,17 @@ async def run_server(
         listening: where to accept connections.
         settings: for the drain time.
         announcement: printed once the engine is ready.
+        on_hangup: called for each SIGHUP.
 
     Returns:
         The exit code.
     """
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     # h11 refuses malformed requests that httptools lets through; both are far faster than a language model.
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=functools.partial(Connection, limits=_limits(settings)),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
@@ -79,7 +77,7 @@ async def run_server(
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=LAST_RESPONSES_S,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        backlog=BACKLOG,
     )
     server = Server(config, lambda: loop.call_soon_threadsafe(shutdown.request))
     shutdown = Shutdown(server, client, settings.drain_timeout)
@@ -100,9 +98,19 @@ async def run_server(
     return client.failure.exit_code
 
 
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        header_timeout=settings.header_timeout,
+        write_timeout=settings.write_timeout,
+        headers=settings.max_headers,
+        header_bytes=int(settings.max_header_size),
+        connections=connections_possible(settings.max_connections),
+    )
+
+
 async def _announce(client: EngineClient, text: str) -> None:
     await client.wait_ready()
-    print(text, flush=True)
+    say(text)
 
 
 def address_of(listening: socket.socket) -> str:

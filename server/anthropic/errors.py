@@ -26,7 +26,7 @@ _TYPES = {
     504: "timeout_error",
     OVERLOADED: "overloaded_error",
 }
-_KEPT_HEADERS = frozenset([b"retry-after", b"allow", b"www-authenticate", b"connection"])
+_KEPT_HEADERS = frozenset([b"retry-after", b"allow", b"www-authenticate", b"connection", b"x-should-retry"])
 """What an error's headers say beside its body."""
 
 

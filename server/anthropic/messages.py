@@ -25,7 +25,7 @@ router = APIRouter()
 async def create_message(request: Request, state: State) -> Response:
     """Answer a conversation with a message or its events."""
     fields = await read_body(request, MessagesRequest)
-    chat = validate(chat_fields(fields), ChatCompletionRequest)
+    chat = validate(chat_fields(fields, state.limits), ChatCompletionRequest, state.limits)
     run, fills_context = await _prepare(state, chat)
     writer = MessageWriter(run.answer, run.usage, fills_context=fills_context)
     if fields.stream:
@@ -39,7 +39,7 @@ async def count_tokens(request: Request, state: State) -> dict[str, int]:
     """How many tokens the prompt of a message would have."""
     fields = await read_body(request, CountTokensRequest)
     check_model(state, fields.model)
-    chat = validate(chat_fields(fields), ChatCompletionRequest)
+    chat = validate(chat_fields(fields, state.limits), ChatCompletionRequest, state.limits)
     prompt = await chat_prompt(state, chat.messages, chat)
     return {"input_tokens": len(prompt.token_ids)}
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from engine.errors import InvalidRequestError
 from server.anthropic.protocol import MessagesRequest, PromptFields
-from server.openai.shapes import objects, optional_text, shallow, shown, text, wrong
+from server.openai.limits import RequestLimits
+from server.openai.shapes import objects, optional_text, shown, text, wrong
 
-MAX_MESSAGES = 16384
 MAX_BLOCKS = 4096
-MAX_TOOLS = 1024
 BETWEEN_TEXTS = "\n\n"
 
 _BILLING = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?")
@@ -25,7 +24,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 Message = dict[str, Any]
 
 
-def chat_fields(fields: PromptFields) -> dict[str, Any]:
+def chat_fields(fields: PromptFields, limits: RequestLimits) -> dict[str, Any]:
     """The chat request, not yet validated.
 
     Raises:
@@ -38,8 +37,8 @@ def chat_fields(fields: PromptFields) -> dict[str, Any]:
             )
     chat: dict[str, Any] = {
         "model": fields.model,
-        "messages": [*_system(fields.system), *_messages(fields.messages)],
-        "tools": _tools(fields.tools),
+        "messages": [*_system(fields.system), *_messages(fields.messages, limits)],
+        "tools": _tools(fields.tools, limits),
         "response_format": _response_format(fields),
         "chat_template_kwargs": _thinking(fields.thinking or {}),
         "reasoning_effort": fields.output_config and fields.output_config.effort,
@@ -81,10 +80,10 @@ def _system(given: object) -> list[Message]:
     return [{"role": "system", "content": content}] if content else []
 
 
-def _messages(given: object) -> list[Message]:
+def _messages(given: object, limits: RequestLimits) -> list[Message]:
     """Chat messages; neighbours of the same role are one turn, as in Anthropic's API."""
     turns: list[tuple[str, list[tuple[dict[str, Any], str]]]] = []
-    for index, message in enumerate(objects(given, "messages", MAX_MESSAGES)):
+    for index, message in enumerate(objects(given, "messages", limits.max_messages)):
         where = f"messages.{index}"
         role = text(message, "role", where)
         if role not in ("user", "assistant", "system"):
@@ -164,7 +163,6 @@ def _tool_use(block: dict[str, Any], where: str) -> dict[str, Any]:
     arguments = block.get("input")
     if not isinstance(arguments, dict):
         wrong(f"{where}.input", "must be an object")
-    shallow(arguments, f"{where}.input")
     function = {"name": text(block, "name", where), "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": text(block, "id", where), "type": "function", "function": function}
 
@@ -177,9 +175,9 @@ def _text_of(block: dict[str, Any], where: str) -> str:
     return text(block, "text", where)
 
 
-def _tools(given: object) -> list[dict[str, Any]]:
+def _tools(given: object, limits: RequestLimits) -> list[dict[str, Any]]:
     out = []
-    for index, tool in enumerate(objects([] if given is None else given, "tools", MAX_TOOLS)):
+    for index, tool in enumerate(objects([] if given is None else given, "tools", limits.max_tools)):
         where = f"tools.{index}"
         kind = tool.get("type")
         if kind is not None and kind != "custom":

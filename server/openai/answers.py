@@ -1,5 +1,6 @@
 """What the two completion endpoints share: admission, choices, usage, answering whole or streamed."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -19,7 +20,7 @@ from server.openai.errors import ApiError
 from server.openai.generation import Choice, Delta
 from server.openai.models import check_model
 from server.openai.prompts import Prompt
-from server.openai.protocol import MAX_SEQUENCES, GenerationFields, StreamOptions
+from server.openai.protocol import GenerationFields, StreamOptions
 from server.openai.sse import DONE, EventStream, encode, event
 from server.state import AppState, get_state
 
@@ -109,13 +110,14 @@ def admit(state: AppState, fields: GenerationFields) -> EngineReady:
 
     Raises:
         UnavailableError: not now.
-        ApiError: another model's name (404), or options that don't go together (400).
+        ApiError: another model's name (404), options that don't go together (400), or too much of one key (429).
         InvalidRequestError: more loops than the model has.
     """
     check_model(state, fields.model)
     if fields.stream_options is not None and not fields.stream:
         raise ApiError(400, "stream_options needs stream to be true.", param="stream_options")
-    state.client.admit(1)
+    state.client.admit()
+    state.key_limits.check(state.account)
     assert state.client.info is not None
     check_num_loops(fields.loops, state.client.info.num_loops)
     return state.client.info
@@ -128,6 +130,7 @@ def end_tokens(state: AppState) -> tuple[int, ...]:
 
 
 def make_choices(
+    state: AppState,
     fields: GenerationFields,
     answer: Answer,
     prompts: list[Prompt],
@@ -136,9 +139,10 @@ def make_choices(
     shown_tokens: frozenset[int] = frozenset(),
 ) -> list[Choice]:
     """The engine requests of one answer: for each prompt, one choice per entry of its `params`."""
+    most = state.limits.max_request_sequences
     count = sum(len(group) for group in params)
-    if count > MAX_SEQUENCES:
-        raise ApiError(400, f"prompts times n is {count}; at most {MAX_SEQUENCES} are allowed.", param="n")
+    if count > most:
+        raise ApiError(400, f"prompts times n is {count}; at most {most} are allowed.", param="n")
     choices: list[Choice] = []
     for prompt, group in zip(prompts, params, strict=True):
         for one in group:
@@ -150,6 +154,7 @@ def make_choices(
                 priority=fields.priority or 0,
                 cache_salt=fields.cache_salt or "",
                 num_loops=fields.loops,
+                tenant=state.tenant,
             )
             choices.append(
                 Choice(
@@ -164,17 +169,24 @@ def make_choices(
     return choices
 
 
-async def respond_streamed(request: Request, chunks: Chunks, *, end: bytes = DONE) -> Response:
+async def respond_streamed(
+    request: Request, chunks: Chunks, taken_up: asyncio.Future[None], *, end: bytes = DONE
+) -> Response:
     """Answer with events and then `end`; errors before the first one get their own status."""
-    return await respond_events(request, _events(chunks, end), lambda error: event(error.body()) + end)
+    return await respond_events(
+        request, _events(chunks, end), taken_up, lambda error: event(error.body()) + end
+    )
 
 
 async def respond_events(
-    request: Request, events: AsyncGenerator[bytes, None], failure: Callable[[ApiError], bytes]
+    request: Request,
+    events: AsyncGenerator[bytes, None],
+    taken_up: asyncio.Future[None],
+    failure: Callable[[ApiError], bytes],
 ) -> Response:
     """The same for events that are already bytes; `failure` writes the end of a stream that can't go on."""
     keep_alive = get_state(request).settings.sse_keep_alive
-    opening = EventStream.open(events, keep_alive=keep_alive, failure=failure)
+    opening = EventStream.open(events, keep_alive=keep_alive, taken_up=taken_up, failure=failure)
     return await unless_disconnected(request.receive, opening)
 
 

@@ -12,12 +12,17 @@ from server.error_catalogue import (
     MISSING_FIELD,
     NOT_AN_OBJECT,
     TOO_MANY_FIELDS,
+    TOO_MANY_VALUES,
+    TOO_NESTED,
     UNSUPPORTED_ENCODING,
     UNSUPPORTED_MEDIA_TYPE,
 )
 from server.openai.errors import ApiError
+from server.openai.limits import RequestLimits
 from server.openai.loops import LOOPS, add_header_loops
+from server.openai.nesting import containers, deeper_than, may_be_deeper_than
 from server.openai.unsupported import check_unknown
+from server.state import get_state
 
 Model = TypeVar("Model", bound=BaseModel)
 _SUBJECT = re.compile(r"^(Value error, |(Input|List|String) (?=should ))")
@@ -26,6 +31,8 @@ MAX_SHOWN = 200
 """Characters of a client's input, or of a validator's text, that an error may repeat."""
 
 MAX_FIELDS = 256
+MAX_CONTAINERS = 1 << 17
+"""Objects and lists in a body; the longest conversations have a tenth of it."""
 
 
 async def read_body(request: Request, model: type[Model]) -> Model:
@@ -40,19 +47,23 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ApiError.of(UNSUPPORTED_ENCODING)
     try:
-        values = orjson.loads(await request.body())
+        body = await request.body()
+        values = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ApiError.of(INVALID_JSON, problem=str(error)[:MAX_SHOWN]) from None
     if not isinstance(values, dict):
         raise ApiError.of(NOT_AN_OBJECT)
     if len(values) > MAX_FIELDS:
         raise ApiError.of(TOO_MANY_FIELDS, limit=MAX_FIELDS)
+    limits = get_state(request).limits
+    if may_be_deeper_than(body, limits.max_nesting):
+        _check_nesting(values, limits.max_nesting)
     if LOOPS in model.model_fields:
         add_header_loops(values, request.headers)
-    return validate(values, model)
+    return validate(values, model, limits)
 
 
-def validate(values: dict[str, Any], model: type[Model]) -> Model:
+def validate(values: dict[str, Any], model: type[Model], limits: RequestLimits) -> Model:
     """Request fields as `model`, whether a client sent them or another API was translated into them.
 
     Raises:
@@ -60,7 +71,7 @@ def validate(values: dict[str, Any], model: type[Model]) -> Model:
     """
     check_unknown(values, model.model_fields)
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=limits)
     except ValidationError as error:
         raise _first_problem(error) from None
 
@@ -88,6 +99,18 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
     if "$ref" in schema:
         return _inlined(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
     return {key: _inlined(value, definitions) for key, value in schema.items()}
+
+
+def _check_nesting(values: dict[str, Any], most: int) -> None:
+    """Refuse what would take long to walk through, or recursion to its limit, later."""
+    total = 0
+    for depth, level in enumerate(containers(values), 1):
+        if depth > most:
+            field = next(name for name, value in values.items() if deeper_than(value, most - 1))[:MAX_SHOWN]
+            raise ApiError.of(TOO_NESTED, param=field, field=field, limit=most)
+        total += len(level)
+        if total > MAX_CONTAINERS:
+            raise ApiError.of(TOO_MANY_VALUES, limit=MAX_CONTAINERS)
 
 
 def _first_problem(error: ValidationError) -> ApiError:

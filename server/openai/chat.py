@@ -28,7 +28,7 @@ async def create_chat_completion(request: Request, state: State) -> Response:
     fields = await read_body(request, ChatCompletionRequest)
     chat = _Chat(state, fields, await ChatRun.prepare(state, fields, "chatcmpl"))
     if fields.stream:
-        return await respond_streamed(request, chat.chunks())
+        return await respond_streamed(request, chat.chunks(), chat.taken_up)
     return await respond_whole(request, chat.whole())
 
 
@@ -71,6 +71,7 @@ class _Chat:
     """One answer in OpenAI's words."""
 
     def __init__(self, state: AppState, fields: ChatCompletionRequest, run: ChatRun) -> None:
+        self.taken_up = run.taken_up
         self._state = state
         self._fields = fields
         self._run = run

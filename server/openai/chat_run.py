@@ -1,5 +1,6 @@
 """A chat request at work: from a validated body to chat events, for every API that answers chats."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -27,6 +28,7 @@ class ChatRun:
         answer: id, time and model of the answer.
         usage: grows with the events.
         num_choices: n.
+        taken_up: see `EngineClient.submit`.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ChatRun:
         self.answer = answer
         self.usage = Usage(prompt_tokens)
         self.num_choices = len(choices)
+        self.taken_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._state = state
         self._choices = choices
         self._readers = readers
@@ -69,7 +72,7 @@ class ChatRun:
         params = _params(state, fields, len(prompt.token_ids), engine.max_model_len, grammar)
         answer = Answer.begin(id_prefix, state.model_name, fields.stream_options)
         shown = _shown_tokens(state, tools)
-        choices = make_choices(fields, answer, [prompt], [params], engine.vocab_size, shown)
+        choices = make_choices(state, fields, answer, [prompt], [params], engine.vocab_size, shown)
         # A constraint other than on calls holds from the first token on, so nothing can be reasoning.
         thinks = state.dialect.thinks and (grammar is None or calls is not None)
         begun = _within_reasoning(state, prompt)
@@ -85,7 +88,7 @@ class ChatRun:
             UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first that any choice meets.
         """
         ended: set[int] = set()
-        async with aclosing(run_choices(self._state, self._choices, ended)) as deltas:
+        async with aclosing(run_choices(self._state, self._choices, ended, self.taken_up)) as deltas:
             async for delta in deltas:
                 self.usage.count(delta, self.num_choices)
                 reader = self._readers[delta.index]

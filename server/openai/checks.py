@@ -6,41 +6,59 @@ body takes seconds and answers with megabytes. Each raises `ValueError`, which p
 
 import re
 
-from engine.sampling_params import MAX_LOGIT_BIAS
+from pydantic import ValidationInfo
 
-MAX_STOPS = 16  # Continue sends 9; OpenAI's limit of 4 is enforced by no other server
-MAX_STOP_CHARS = 256
+from server.openai.limits import limits_of
+
 MAX_METADATA = 16
 MAX_METADATA_CHARS = 512
 
 _TOKEN_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
-def check_stop(value: object) -> list[str]:
+def check_stop(value: object, info: ValidationInfo) -> list[str]:
     """Stop strings; a single one may come without a list, null is none."""
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or not set(map(type, stops)) <= {str}:
         raise ValueError("must be a string or a list of strings")
-    if len(stops) > MAX_STOPS:
-        raise ValueError(f"may have at most {MAX_STOPS} strings")
-    if not all(0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
-        raise ValueError(f"must hold strings of 1 to {MAX_STOP_CHARS} characters")
+    limits = limits_of(info)
+    if len(stops) > limits.max_stops:
+        raise ValueError(f"may have at most {limits.max_stops} strings")
+    if not all(0 < len(stop) <= limits.max_stop_chars for stop in stops):
+        raise ValueError(f"must hold strings of 1 to {limits.max_stop_chars} characters")
     return stops
 
 
-def check_logit_bias(value: object) -> dict[int, float]:
+def check_logit_bias(value: object, info: ValidationInfo) -> dict[int, float]:
     """Bias by token id, which JSON can only write as text; null is none."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ValueError("must be an object of token ids to numbers")
-    if len(value) > MAX_LOGIT_BIAS:
-        raise ValueError(f"may have at most {MAX_LOGIT_BIAS} entries")
+    most = limits_of(info).max_logit_bias
+    if len(value) > most:
+        raise ValueError(f"may have at most {most} entries")
     if not all(map(_TOKEN_ID.fullmatch, value)):
         raise ValueError("must have token ids as keys")
     if not set(map(type, value.values())) <= {int, float}:
         raise ValueError("must have numbers as values")
     return {int(key): float(bias) for key, bias in value.items()}
+
+
+def check_choices(value: int | None, info: ValidationInfo) -> int | None:
+    """How many choices per prompt."""
+    most = limits_of(info).max_choices
+    if value is not None and not 1 <= value <= most:
+        raise ValueError(f"must be between 1 and {most}")
+    return value
+
+
+def check_messages(value: object, info: ValidationInfo) -> object:
+    """Messages are not looked at if there are too many."""
+    most = limits_of(info).max_messages
+    if isinstance(value, list) and len(value) > most:
+        raise ValueError(f"may have at most {most} messages")
+    return value
 
 
 def check_content(value: object) -> str:

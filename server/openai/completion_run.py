@@ -1,5 +1,6 @@
 """A text completion at work: from a validated body and its prompts to deltas, for every API that completes text."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class CompletionRun:
     Attributes:
         choices: `per_prompt` of each prompt, prompt by prompt.
         usage: grows with the deltas.
+        taken_up: see `EngineClient.submit`.
     """
 
     state: AppState
@@ -32,6 +34,7 @@ class CompletionRun:
     choices: list[Choice]
     per_prompt: int
     usage: Usage
+    taken_up: asyncio.Future[None]
 
     @classmethod
     async def begin(
@@ -56,9 +59,10 @@ class CompletionRun:
         grammar = await checked_constraint(state, fields)
         params = [_params(state, fields, prompt, engine.max_model_len, grammar) for prompt in prompts]
         answer = Answer.begin(id_prefix, state.model_name, fields.stream_options)
-        choices = make_choices(fields, answer, prompts, params, engine.vocab_size)
+        choices = make_choices(state, fields, answer, prompts, params, engine.vocab_size)
         usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
-        return cls(state, answer, prompts, choices, fields.n or 1, usage)
+        taken_up = asyncio.get_running_loop().create_future()
+        return cls(state, answer, prompts, choices, fields.n or 1, usage, taken_up)
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """What comes, as it comes; closing the generator aborts what still runs. Iterate once.
@@ -66,7 +70,7 @@ class CompletionRun:
         Raises:
             UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first that any choice meets.
         """
-        async with aclosing(run_choices(self.state, self.choices)) as deltas:
+        async with aclosing(run_choices(self.state, self.choices, taken_up=self.taken_up)) as deltas:
             async for delta in deltas:
                 self.usage.count(delta, self.per_prompt)
                 yield delta

@@ -33,11 +33,11 @@ async def create_completion(request: Request, state: State) -> Response:
     if fields.suffix:
         prompts = [await _suffix_prompt(fields, fields.suffix, state)]
     else:
-        prompts = await completion_prompts(fields, state.tokenizer, engine.vocab_size)
+        prompts = await completion_prompts(fields, state.limits, state.tokenizer, engine.vocab_size)
     run = await CompletionRun.begin(state, engine, fields, "cmpl", prompts)
     completion = _Completion(state, fields, run)
     if fields.stream:
-        return await respond_streamed(request, completion.chunks())
+        return await respond_streamed(request, completion.chunks(), run.taken_up)
     return await respond_whole(request, completion.whole())
 
 
@@ -60,7 +60,7 @@ def _check_combinations(fields: CompletionRequest, engine: EngineReady) -> None:
 
 async def _suffix_prompt(fields: CompletionRequest, suffix: str, state: AppState) -> Prompt:
     # At the start of a file nothing stands before the gap.
-    given = [""] if fields.prompt == "" else split_prompts(fields.prompt)
+    given = [""] if fields.prompt == "" else split_prompts(fields.prompt, state.limits)
     if len(given) != 1 or not isinstance(given[0], str):
         raise ApiError(400, "suffix needs prompt to be one string.", param="suffix")
     return await fim_prompt(

@@ -25,15 +25,18 @@ from server.error_catalogue import (
     MALFORMED_ADDRESS,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
+    REQUEST_TIMEOUT,
     SERVER_ERROR,
     ErrorKind,
 )
-from server.errors import UnavailableError
+from server.errors import RequestTimeoutError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARS = 1000
 CLIENT_CLOSED_REQUEST = 499
+DO_NOT_RETRY = {"x-should-retry": "false"}
+"""OpenAI's clients repeat what gets a 5xx, unless told not to by this."""
 
 
 class ErrorObject(msgspec.Struct, frozen=True):
@@ -127,7 +130,9 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError.worded(ENGINE_DEAD, str(error))
         case UnavailableError():
             retry = {"Retry-After": str(error.retry_after)}
-            return ApiError.worded(LOADING, str(error), headers=retry)
+            return ApiError(LOADING.status, str(error), kind=LOADING.type, code=error.code, headers=retry)
+        case RequestTimeoutError():
+            return ApiError.worded(REQUEST_TIMEOUT, str(error), headers=DO_NOT_RETRY)
         case HTTPException():
             return _routing_error(error)
         case RequestValidationError():

@@ -36,7 +36,7 @@ async def create_fim_completion(request: Request, state: State) -> Response:
     fields = body.as_completion(engine.max_model_len - len(prompt.token_ids))
     run = await CompletionRun.begin(state, engine, fields, "fim", [prompt])
     if fields.stream:
-        return await respond_streamed(request, _chunks(run))
+        return await respond_streamed(request, _chunks(run), run.taken_up)
     return await respond_whole(request, _whole(run))
 
 

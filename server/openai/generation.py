@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import engine.messages as messages
 from engine.messages import RequestOutput, TokenLogprob
 from server.detokenize import TextAssembler
+from server.engine_streams import EngineStream
 from server.metrics import RequestMetrics
 from server.openai.errors import engine_error
 from server.state import AppState
@@ -58,27 +59,51 @@ class Delta:
 
 
 async def run_choices(
-    state: AppState, choices: list[Choice], ended: Container[int] = ()
+    state: AppState,
+    choices: list[Choice],
+    ended: Container[int] = (),
+    taken_up: asyncio.Future[None] | None = None,
 ) -> AsyncGenerator[Delta, None]:
     """Deltas of all choices as they come; closing the generator aborts what still runs.
 
     Args:
         ended: indices of choices that the caller needs no more of; it may add one whenever it has got a delta.
+        taken_up: see `EngineClient.submit`.
 
     Raises:
         UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first one that any choice meets.
     """
-    state.client.admit(len(choices))
-    if len(choices) == 1:
-        # Nothing to merge: a task and a queue between would cost each token another turn of the event loop.
-        async with aclosing(_run_choice(state, choices[0], ended)) as deltas:
+    with state.key_limits.hold(state.account, [choice.request for choice in choices]) as hold:
+        async with aclosing(_run_all(state, choices, ended, taken_up)) as deltas:
+            async for delta in deltas:
+                hold.generated += len(delta.token_ids)
+                yield delta
+
+
+async def _run_all(
+    state: AppState, choices: list[Choice], ended: Container[int], taken_up: asyncio.Future[None] | None
+) -> AsyncGenerator[Delta, None]:
+    """The same, whatever the key may use."""
+    streams = state.client.submit([choice.request for choice in choices], taken_up)
+    running = [_run_choice(state, *pair, ended) for pair in zip(choices, streams, strict=True)]
+    try:
+        # One has nothing to merge: a task and a queue between would cost each token another turn of the event loop.
+        async with aclosing(running[0] if len(running) == 1 else _merged(running, ended)) as deltas:
             async for delta in deltas:
                 yield delta
-                if delta.index in ended:
+                if len(running) == 1 and delta.index in ended:
                     break
-        return
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+async def _merged(
+    running: list[AsyncGenerator[Delta, None]], ended: Container[int]
+) -> AsyncGenerator[Delta, None]:
+    """Deltas of several choices, generator `i` being choice `i`."""
     queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-    tasks = {choice.index: asyncio.create_task(_pump(state, choice, queue, ended)) for choice in choices}
+    tasks = {i: asyncio.create_task(_pump(deltas, queue)) for i, deltas in enumerate(running)}
     unfinished = len(tasks)
     try:
         while unfinished:
@@ -97,18 +122,18 @@ async def run_choices(
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def _pump(
-    state: AppState, choice: Choice, queue: asyncio.Queue[Delta | Exception], ended: Container[int]
-) -> None:
+async def _pump(running: AsyncGenerator[Delta, None], queue: asyncio.Queue[Delta | Exception]) -> None:
     try:
-        async with aclosing(_run_choice(state, choice, ended)) as deltas:
+        async with aclosing(running) as deltas:
             async for delta in deltas:
                 queue.put_nowait(delta)
     except Exception as error:
         queue.put_nowait(error)
 
 
-async def _run_choice(state: AppState, choice: Choice, ended: Container[int]) -> AsyncGenerator[Delta, None]:
+async def _run_choice(
+    state: AppState, choice: Choice, stream: EngineStream, ended: Container[int]
+) -> AsyncGenerator[Delta, None]:
     prompt, params = choice.request.prompt_token_ids, choice.request.params
     decoder = state.tokenizer.stream_decoder(
         prompt[-DECODER_CONTEXT:], choice.skip_special_tokens, choice.shown_tokens
@@ -119,7 +144,7 @@ async def _run_choice(state: AppState, choice: Choice, ended: Container[int]) ->
     with state.metrics.request() as metrics:
         metrics.on_start(len(prompt))
         try:
-            async with aclosing(state.client.generate(choice.request)) as outputs:  # type: ignore[type-var]
+            async with aclosing(stream) as outputs:
                 async for output in outputs:
                     delta = _delta(choice, assembler, output, metrics)
                     yield delta

@@ -46,7 +46,7 @@ async def infill(request: Request, state: State) -> Response:
     run = await CompletionRun.begin(state, engine, fields, "infill", [prompt])
     answer = _Infill(state, body, run, truncated)
     if body.stream:
-        return await respond_streamed(request, answer.chunks(), end=b"")
+        return await respond_streamed(request, answer.chunks(), run.taken_up, end=b"")
     return await respond_whole(request, answer.whole())
 
 

@@ -1,9 +1,9 @@
-"""How deep a client's JSON is nested, found out without recursion: Python's own limit would be a 500."""
+"""How deep and how large a client's JSON is, found out without recursion: Python's own limit would be a 500."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-MAX_SCHEMA_DEPTH = 64
+_INNER: dict[type, Callable[[Any], Iterable[object]]] = {dict: dict.values, list: iter}
 
 
 def levels(value: object) -> Iterator[list[object]]:
@@ -11,15 +11,22 @@ def levels(value: object) -> Iterator[list[object]]:
     level = [value]
     while level:
         yield level
-        level = [child for one in level for child in _children(one)]
+        level = [child for one in level if type(one) in _INNER for child in _INNER[type(one)](one)]
+
+
+def containers(value: object) -> Iterator[list[object]]:
+    """The same, but of objects and lists only; nothing if the value is neither."""
+    level = [value] if type(value) in _INNER else []
+    while level:
+        yield level
+        level = [child for one in level for child in _INNER[type(one)](one) if type(child) in _INNER]
+
+
+def may_be_deeper_than(text: bytes, depth: int) -> bool:
+    """Whether JSON text could be nested so deep; of most texts it shows at once that they are not."""
+    return text.count(b"{") + text.count(b"[") > depth
 
 
 def deeper_than(value: object, depth: int) -> bool:
-    """Whether there are more than so many levels; no more than these are looked at."""
-    return next(islice(levels(value), depth, None), None) is not None
-
-
-def _children(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+    """Whether more objects and lists than that are within one another; no more than these are looked at."""
+    return any(number > depth for number, _ in enumerate(containers(value), 1))

@@ -7,7 +7,8 @@ from typing import Any
 from engine.errors import InvalidRequestError
 from engine.sampling_params import check_token_ids
 from engine.tokenizer import Tokenizer
-from server.openai.protocol import MAX_PROMPTS, CompletionRequest
+from server.openai.limits import RequestLimits
+from server.openai.protocol import CompletionRequest
 
 INLINE_CHARS = 4096
 """Texts up to this length are tokenised on the event loop; longer ones would hold up other requests."""
@@ -32,7 +33,7 @@ class Prompt:
 
 
 async def completion_prompts(
-    request: CompletionRequest, tokenizer: Tokenizer, vocab_size: int
+    request: CompletionRequest, limits: RequestLimits, tokenizer: Tokenizer, vocab_size: int
 ) -> list[Prompt]:
     """The prompts of a completion request without suffix, in order.
 
@@ -44,7 +45,7 @@ async def completion_prompts(
         InvalidRequestError: wrong shape, or ids that don't index the embedding.
     """
     prompts = []
-    for item in split_prompts(request.prompt):
+    for item in split_prompts(request.prompt, limits):
         if isinstance(item, str):
             ids = await encode(tokenizer, item, add_special_tokens=request.add_special_tokens is not False)
         else:
@@ -65,7 +66,7 @@ def _shortened(
     return Prompt(kept, tokenizer.decode(kept) if request.echo else "")
 
 
-def split_prompts(prompt: Any) -> list[str | list[int]]:
+def split_prompts(prompt: Any, limits: RequestLimits) -> list[str | list[int]]:
     """Tell the four shapes apart, in time linear in the input and with one error at most."""
     if isinstance(prompt, str) and prompt:
         return [prompt]
@@ -73,8 +74,10 @@ def split_prompts(prompt: Any) -> list[str | list[int]]:
         raise InvalidRequestError(_SHAPES, param="prompt")
     if all(type(item) is int for item in prompt):
         return [prompt]
-    if len(prompt) > MAX_PROMPTS:
-        raise InvalidRequestError(f"prompt may be a list of at most {MAX_PROMPTS} prompts.", param="prompt")
+    if len(prompt) > limits.max_prompts:
+        raise InvalidRequestError(
+            f"prompt may be a list of at most {limits.max_prompts} prompts.", param="prompt"
+        )
     for item in prompt:
         is_ids = isinstance(item, list) and item and all(type(token) is int for token in item)
         if not (is_ids or (isinstance(item, str) and item)):

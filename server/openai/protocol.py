@@ -6,7 +6,15 @@ stop at their first bad item. None means the default, as if the field were left 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
 
 from server.openai.chat_messages import (
     ToolCall,
@@ -14,15 +22,16 @@ from server.openai.chat_messages import (
     check_template_options,
     check_tool_calls,
 )
-from server.openai.checks import check_absent, check_logit_bias, check_stop
+from server.openai.checks import (
+    check_absent,
+    check_choices,
+    check_logit_bias,
+    check_messages,
+    check_stop,
+)
 from server.openai.constraint_fields import ResponseFormat, StructuredOutputs
 from server.openai.tools import Tool, ToolChoice, check_tool_choice, check_tools
 
-MAX_CHOICES = 128
-MAX_PROMPTS = 64
-MAX_SEQUENCES = 256
-"""Choices times prompts of one request."""
-MAX_MESSAGES = 4096
 MAX_LIST = 1024
 MAX_DETOKENIZED = 1 << 18
 MAX_NAME_CHARS = 256
@@ -32,12 +41,13 @@ _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 _IDS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 PROMPT_SCHEMA: dict[str, Any] = {
     "anyOf": [
-        *(_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_PROMPTS}),
-        *(_IDS, {"type": "array", "items": _IDS, "minItems": 1, "maxItems": MAX_PROMPTS}),
+        *(_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}),
+        *(_IDS, {"type": "array", "items": _IDS, "minItems": 1}),
     ]
 }
 
 Stops = Annotated[list[str], PlainValidator(check_stop, json_schema_input_type=str | list[str] | None)]
+Choices = Annotated[int | None, AfterValidator(check_choices)]
 LogitBias = Annotated[
     dict[int, float], PlainValidator(check_logit_bias, json_schema_input_type=dict[str, float] | None)
 ]
@@ -79,7 +89,7 @@ class GenerationFields(BaseModel):
     model_config = ConfigDict(strict=True)
 
     model: str | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Choices = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -113,7 +123,7 @@ class CompletionRequest(GenerationFields):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     loop_logprobs: bool | None = None
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
 
@@ -136,7 +146,7 @@ class ChatMessage(BaseModel):
     function_call: Absent = None
 
 
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+Messages = Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True), BeforeValidator(check_messages)]
 
 
 class ChatTemplateFields(BaseModel):

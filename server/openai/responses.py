@@ -11,13 +11,14 @@ from server.openai.body import read_body, request_body, validate
 from server.openai.chat_run import ChatRun
 from server.openai.disconnect import unless_disconnected
 from server.openai.errors import ApiError
+from server.openai.limits import RequestLimits
 from server.openai.protocol import ChatCompletionRequest
 from server.openai.responses_events import ResponseWriter
 from server.openai.responses_input import read_input
 from server.openai.responses_object import Echo, text_format
 from server.openai.responses_protocol import PASSED, ResponsesRequest
 from server.openai.responses_tools import Tools, read_tools
-from server.openai.shapes import shallow, shown, wrong
+from server.openai.shapes import shown, wrong
 from server.openai.typed_events import respond_typed, run_through
 from server.state import State
 
@@ -39,8 +40,8 @@ async def create_response(request: Request, state: State) -> Response:
     fields = await read_body(request, ResponsesRequest)
     try:
         _refuse_storage(fields)
-        tools = read_tools(fields.tools, fields.tool_choice)
-        chat = validate(_chat_fields(fields, tools), ChatCompletionRequest)
+        tools = read_tools(fields.tools, fields.tool_choice, state.limits)
+        chat = validate(_chat_fields(fields, tools, state.limits), ChatCompletionRequest, state.limits)
         run = await ChatRun.prepare(state, chat, "resp_")
     except (ApiError, InvalidRequestError) as error:
         _raise_in_own_words(error)
@@ -69,11 +70,11 @@ def _refuse_storage(fields: ResponsesRequest) -> None:
             )
 
 
-def _chat_fields(fields: ResponsesRequest, tools: Tools) -> dict[str, Any]:
+def _chat_fields(fields: ResponsesRequest, tools: Tools, limits: RequestLimits) -> dict[str, Any]:
     """The chat request that this is, not yet validated."""
     chat: dict[str, Any] = {name: getattr(fields, name) for name in PASSED}
     chat |= {
-        "messages": read_input(fields.input, fields.instructions),
+        "messages": read_input(fields.input, fields.instructions, limits),
         "max_completion_tokens": fields.max_output_tokens,
         "response_format": _response_format(text_format(fields)),
         "reasoning_effort": fields.reasoning and fields.reasoning.effort,
@@ -87,7 +88,6 @@ def _chat_fields(fields: ResponsesRequest, tools: Tools) -> dict[str, Any]:
 
 def _response_format(given: dict[str, Any]) -> dict[str, Any] | None:
     """Chat completions' nested form of a format."""
-    shallow(given, "text.format")
     match given.get("type"):
         case "text":
             return None

@@ -7,10 +7,12 @@ import json
 from typing import Any
 
 from engine.errors import InvalidRequestError
+from server.openai.limits import RequestLimits
 from server.openai.responses_tools import CUSTOM_INPUT, ToolName
 from server.openai.shapes import objects, optional_text, shown, text, wrong
 
-MAX_ITEMS = 16384
+ITEMS_PER_MESSAGE = 4
+"""A turn of the assistant may be reasoning, a message and several calls."""
 MAX_PARTS = 4096
 
 _ROLES = frozenset(["user", "assistant", "system", "developer"])
@@ -19,7 +21,7 @@ _TEXT_PARTS = frozenset(["input_text", "output_text", "text", "reasoning_text", 
 Message = dict[str, Any]
 
 
-def read_input(given: object, instructions: str | None) -> list[Message]:
+def read_input(given: object, instructions: str | None, limits: RequestLimits) -> list[Message]:
     """The conversation, instructions first.
 
     Raises:
@@ -27,7 +29,7 @@ def read_input(given: object, instructions: str | None) -> list[Message]:
     """
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
     reader = _Reader()
-    for index, item in enumerate(objects(items, "input", MAX_ITEMS)):
+    for index, item in enumerate(objects(items, "input", ITEMS_PER_MESSAGE * limits.max_messages)):
         reader.take(item, f"input.{index}")
     if not reader.messages:
         wrong("input", "must hold at least one message")

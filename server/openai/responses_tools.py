@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequestError
-from server.openai.shapes import objects, optional_text, shallow, shown, text, wrong
+from server.openai.limits import RequestLimits
+from server.openai.shapes import objects, optional_text, shown, text, wrong
 
 logger = logging.getLogger(__name__)
 
-MAX_TOOLS = 1024
+ENTRIES_PER_TOOL = 8
+"""Clients list many that are left out, or not among those allowed; how many are offered is checked later."""
 LEFT_OUT = frozenset(["web_search", "web_search_preview", "image_generation", "tool_search"])
 """Sent by Codex whether or not the server has them."""
 
@@ -68,21 +70,20 @@ class Tools:
         return self.names.get(name or "", ToolName(name or ""))
 
 
-def read_tools(tools: object, choice: object) -> Tools:
+def read_tools(tools: object, choice: object, limits: RequestLimits) -> Tools:
     """Tools and choice of a request.
 
     Raises:
         InvalidRequestError: a tool that can't be had here, or a malformed one.
     """
     out = Tools()
-    shallow(tools, "tools")
-    shallow(choice, "tool_choice")
-    for index, tool in enumerate(objects([] if tools is None else tools, "tools", MAX_TOOLS)):
+    most = ENTRIES_PER_TOOL * limits.max_tools
+    for index, tool in enumerate(objects([] if tools is None else tools, "tools", most)):
         if isinstance(tool.get("type"), str) and tool["type"] in LEFT_OUT:
             logger.debug("left out a tool of type %s, which this server does not have", tool["type"])
             continue
         out.given.append(tool)
-        for name, function in _functions(tool, f"tools.{index}"):
+        for name, function in _functions(tool, f"tools.{index}", most):
             if name.for_model() in out.names:
                 wrong(f"tools.{index}", f"has the name {shown(name.for_model())} a second time")
             out.names[name.for_model()] = name
@@ -91,12 +92,12 @@ def read_tools(tools: object, choice: object) -> Tools:
     return out
 
 
-def _functions(tool: dict[str, Any], where: str) -> Iterator[tuple[ToolName, dict[str, Any]]]:
+def _functions(tool: dict[str, Any], where: str, most: int) -> Iterator[tuple[ToolName, dict[str, Any]]]:
     if tool.get("type") != "namespace":
         yield _function(tool, where, None)
         return
     namespace = text(tool, "name", where)
-    for index, one in enumerate(objects(tool.get("tools"), f"{where}.tools", MAX_TOOLS)):
+    for index, one in enumerate(objects(tool.get("tools"), f"{where}.tools", most)):
         yield _function(one, f"{where}.tools.{index}", namespace)
 
 
@@ -155,7 +156,7 @@ def _allow(tools: Tools, choice: dict[str, Any]) -> None:
         wrong("tool_choice.mode", "must be 'auto' or 'required'")
     allowed = {
         _named(tools, one, f"tool_choice.tools.{index}")
-        for index, one in enumerate(objects(choice.get("tools"), "tool_choice.tools", MAX_TOOLS))
+        for index, one in enumerate(objects(choice.get("tools"), "tool_choice.tools", len(tools.names)))
     }
     tools.functions = [one for one in tools.functions if one["function"]["name"] in allowed]
     tools.choice = choice["mode"]

@@ -7,11 +7,8 @@ every shape and report on each.
 from typing import Any, NoReturn
 
 from engine.errors import InvalidRequestError
-from server.openai.nesting import deeper_than
 
 MAX_SHOWN = 64
-MAX_DEPTH = 96
-"""Levels of nesting in what is kept as it is, such as a schema: what writes it again would stop at some depth."""
 
 
 def wrong(where: str, problem: str) -> NoReturn:
@@ -57,9 +54,3 @@ def shown(value: object) -> str:
     if isinstance(value, dict | list):  # writing it out may take more levels than Python has
         return "an object" if isinstance(value, dict) else "a list"
     return ascii(value)[:MAX_SHOWN]
-
-
-def shallow(value: object, where: str) -> None:
-    """Any JSON, but not nested too deep."""
-    if deeper_than(value, MAX_DEPTH):
-        wrong(where, f"is nested more than {MAX_DEPTH} deep")

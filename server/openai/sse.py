@@ -1,13 +1,13 @@
 """Server-sent events as ready bytes: one JSON document per event, framed by LF only.
 
-Several load generators split on LF LF, which rules CRLF out. docs/results/streaming.md says what an event costs; a
-timeout around each send was the largest part, so one watchdog per stream looks after what a timeout would.
+Several load generators split on LF LF, which rules CRLF out. docs/results/streaming.md says what an event costs.
+A client that does not read is cut off below (`server.connection`), which is seen here as its having left.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
-WRITE_STALL_S = 30.0  # a client that takes nothing for so long holds its sequence's cache for nothing
 
 encode = msgspec.json.Encoder().encode
 
@@ -60,8 +59,7 @@ class EventStream(Response):
         self._rest = rest
         self._failure = failure
         self._keep_alive = keep_alive
-        self._sending = False
-        self._since = 0.0  # when the last sending began or ended
+        self._sent_at = 0.0  # when the last event was handed on
 
     @classmethod
     async def open(
@@ -69,6 +67,7 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         *,
         keep_alive: float = 0,
+        taken_up: asyncio.Future[None] | None = None,
         failure: Callable[[ApiError], bytes] = failed,
     ) -> "EventStream":
         """Wait for the first event, so that what fails before it is still answered by a real HTTP status.
@@ -77,10 +76,14 @@ class EventStream(Response):
             events: at least one.
             keep_alive: seconds without an event after which a comment is sent, 0 for never. A first event is waited
                 for so long, too; then the status is given up for the sake of the connection.
+            taken_up: done once the request waits no longer. Until then it may still be refused, and a client retries
+                a refusal only if it is a status; so the keep-alive's time begins there.
             failure: writes how a stream ends that can't go on.
         """
         first = asyncio.create_task(_next(events))
         try:
+            if keep_alive and taken_up is not None:
+                await asyncio.wait((first, taken_up), return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait((first,), timeout=keep_alive or None)
             if first.done():
                 first.result()  # raises what went wrong
@@ -93,7 +96,7 @@ class EventStream(Response):
         """ASGI entry."""
         try:
             await unless_disconnected(receive, self._send_all(send))
-        except (ClientDisconnectedError, TimeoutError) as error:
+        except ClientDisconnectedError as error:
             logger.debug("stream ended early: %s", type(error).__name__)
 
     async def _send_all(self, send: Send) -> None:
@@ -102,13 +105,8 @@ class EventStream(Response):
                 await send(
                     {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
                 )
-                async with asyncio.timeout(None) as limit:
-                    self._since = asyncio.get_running_loop().time()
-                    watching = asyncio.create_task(self._watch(send, limit))
-                    try:
-                        await self._send_events(send)
-                    finally:
-                        await _cancel(watching)
+                async with self._comments(send):
+                    await self._send_events(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             finally:
                 await _cancel(self._first)  # still waited for if the client has gone
@@ -125,35 +123,28 @@ class EventStream(Response):
             await self._send_part(send, self._failure(to_api_error(error)))
 
     async def _send_part(self, send: Send, part: bytes) -> None:
-        time = asyncio.get_running_loop().time
-        self._since, self._sending = time(), True
         await send({"type": "http.response.body", "body": part, "more_body": True})
-        self._since, self._sending = time(), False
+        self._sent_at = asyncio.get_running_loop().time()
 
-    async def _watch(self, send: Send, limit: asyncio.Timeout) -> None:
-        """Ends a stream whose client does not read, and sends comments on one that has nothing to say."""
+    @asynccontextmanager
+    async def _comments(self, send: Send) -> AsyncIterator[None]:
+        """Sends comments meanwhile whenever there is nothing else to say for long."""
+        self._sent_at = asyncio.get_running_loop().time()
+        commenting = asyncio.create_task(self._comment(send)) if self._keep_alive else None
+        try:
+            yield
+        finally:
+            if commenting is not None:
+                await _cancel(commenting)
+
+    async def _comment(self, send: Send) -> None:
         time = asyncio.get_running_loop().time
-        interval = self._keep_alive or WRITE_STALL_S
         while True:
-            now = time()
-            if self._sending:
-                if now >= self._since + WRITE_STALL_S:
-                    limit.reschedule(now)
-                    return
-                # What begins after this moment is not due before the next look.
-                pause = min(self._since + WRITE_STALL_S - now, interval)
-            elif self._keep_alive and now >= self._since + self._keep_alive:
-                try:
-                    async with asyncio.timeout(WRITE_STALL_S):
-                        await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
-                except TimeoutError:
-                    limit.reschedule(now)
-                    return
-                self._since = max(self._since, time())
-                continue
+            pause = self._sent_at + self._keep_alive - time()
+            if pause > 0:
+                await asyncio.sleep(pause)
             else:
-                pause = self._since + interval - now
-            await asyncio.sleep(max(pause, 0.001))
+                await self._send_part(send, KEEP_ALIVE)
 
 
 async def _next(events: AsyncGenerator[bytes, None]) -> bytes:

@@ -4,9 +4,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from server.openai.nesting import MAX_SCHEMA_DEPTH, levels
+from pydantic import ValidationInfo
 
-MAX_TOOLS = 128
+from server.openai.limits import limits_of
+from server.openai.nesting import levels
+
 MAX_DESCRIPTION_CHARS = 1 << 16
 MAX_SCHEMA_NODES = 20_000
 
@@ -46,7 +48,7 @@ class ToolChoice:
     name: str | None = None
 
 
-def check_tools(value: object) -> list[Tool]:
+def check_tools(value: object, info: ValidationInfo) -> list[Tool]:
     """The tools of a request; null is none.
 
     Raises:
@@ -56,8 +58,9 @@ def check_tools(value: object) -> list[Tool]:
         return []
     if not isinstance(value, list):
         raise ValueError("must be a list of tools")
-    if len(value) > MAX_TOOLS:
-        raise ValueError(f"may have at most {MAX_TOOLS} tools")
+    most = limits_of(info).max_tools
+    if len(value) > most:
+        raise ValueError(f"may have at most {most} tools")
     tools = [_tool(one) for one in value]
     if len({tool.name for tool in tools}) < len(tools):
         raise ValueError("has two functions of the same name")
@@ -109,9 +112,7 @@ def _check_schema(parameters: object) -> None:
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         raise ValueError("has a function whose parameters are not a JSON schema of an object")
     nodes = 0
-    for depth, level in enumerate(levels(parameters)):
+    for level in levels(parameters):
         nodes += len(level)
         if nodes > MAX_SCHEMA_NODES:
             raise ValueError(f"has a function whose parameters hold more than {MAX_SCHEMA_NODES} values")
-        if depth == MAX_SCHEMA_DEPTH:
-            raise ValueError(f"has a function whose parameters are nested more than {MAX_SCHEMA_DEPTH} deep")

@@ -44,7 +44,7 @@ async def respond_typed(request: Request, run: ChatRun, writer: Writer) -> Respo
     def failure(error: ApiError) -> bytes:
         return _frames(writer.fail(error))
 
-    return await respond_events(request, _typed_events(run, writer), failure)
+    return await respond_events(request, _typed_events(run, writer), run.taken_up, failure)
 
 
 async def _typed_events(run: ChatRun, writer: Writer) -> AsyncGenerator[bytes, None]:

@@ -22,18 +22,21 @@ FAKE_LOOPS = 2
 class FakeCore:
     """Satisfies `engine.engine_loop.Core`."""
 
-    def __init__(self, step_seconds: float = 0.0) -> None:
+    def __init__(self, step_seconds: float = 0.0, seats: int = 1 << 30) -> None:
+        """Runs at most `seats` requests at once, the others wait."""
+        self.seats = seats
+        self.taken_up: set[str] = set()
         self.requests: dict[str, tuple[Request, int]] = {}
         self.step_seconds = step_seconds
         self.steps = 0
         self.rows = 0
-        self.new: list[str] = []
         self.admitted: list[str] = []
         self.compiling = False
 
     @classmethod
     def load(cls, options: EngineOptions, show_progress: bool) -> "FakeCore":
-        """The name of `model_dir` says how to behave: "missing", "broken", "slow-load", "step=SECONDS"."""
+        """The name of `model_dir` says how to behave: "missing", "broken", "slow-load", "step=SECONDS", or
+        "step=SECONDS,seats=NUMBER"."""
         name = Path(options.model_dir).name
         if name == "missing":
             raise ModelError("No such\nmodel.")
@@ -41,8 +44,8 @@ class FakeCore:
             raise RuntimeError("loading failed")
         if name == "slow-load":
             time.sleep(60)
-        kind, _, value = name.partition("=")
-        return cls(float(value) if kind == "step" else 0.0)
+        options = dict(part.split("=") for part in name.split(",") if "=" in part)
+        return cls(float(options.get("step", 0)), int(options.get("seats", 1 << 30)))
 
     @property
     def has_work(self) -> bool:
@@ -69,7 +72,6 @@ class FakeCore:
         if request.prompt_token_ids[0] == BREAK_ADD:
             raise RequestFailedError("the fake core failed on this") from KeyError("broken add")
         self.requests[request.request_id] = (request, 0)
-        self.new.append(request.request_id)
 
     def abort(self, request_id: str) -> None:
         self.requests.pop(request_id, None)
@@ -77,12 +79,15 @@ class FakeCore:
     def step(self) -> list[RequestOutput]:
         time.sleep(self.step_seconds)
         self.steps += 1
-        self.admitted, self.new = self.new, []
-        return [self._advance(request, done) for request, done in list(self.requests.values())]
+        running = list(self.requests.values())[: self.seats]
+        self.admitted = [one.request_id for one, _ in running if one.request_id not in self.taken_up]
+        self.taken_up.update(self.admitted)
+        return [self._advance(request, done) for request, done in running]
 
     def stats(self) -> EngineStats:
         return EngineStats(
-            running=len(self.requests),
+            running=min(len(self.requests), self.seats),
+            waiting=max(len(self.requests) - self.seats, 0),
             blocks_total=100,
             blocks_used=len(self.requests),
             shared_blocks_used=len(self.requests),

@@ -1,6 +1,7 @@
 """Both hosts around the fake core: messages, death, hang, stop, and no process left behind."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import EngineDeadError
+from engine.errors import EngineDeadError, EngineStartError
 from engine.heartbeat import Heartbeat
 from engine.host import EngineHost, Inbox
 from engine.messages import Abort, EngineFailed, EngineReady, StepOutputs
@@ -161,6 +162,44 @@ def test_child_that_can_not_start_is_a_death() -> None:
         await host.stop()
 
     run(scenario)
+
+
+def full_disk(descriptor: int, offset: int, length: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "text"),
+    [
+        ("missing", "set TMPDIR to a directory"),
+        ("full", "No space left"),
+        ("long", "set TMPDIR to a shorter path"),
+    ],
+)
+def test_a_machine_without_room_for_the_engine_says_so(
+    trouble: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a process is started, and without leaving anything behind."""
+    with tempfile.TemporaryDirectory(prefix="ls") as parent:
+        directory = Path(parent, "x" * 100 if trouble == "long" else "d")
+        if trouble != "missing":
+            directory.mkdir()
+        if trouble == "full":
+            monkeypatch.setattr(os, "posix_fallocate", full_disk)
+        monkeypatch.setattr(tempfile, "tempdir", str(directory))
+
+        async def scenario() -> None:
+            host = process_host()
+            with pytest.raises(EngineStartError, match=text) as caught:
+                await host.start()
+            assert "\n" not in str(caught.value)
+            assert host.process_id is None
+            host.send(fake_request("a", [1]))
+            assert host.heartbeat_age() == 0
+            await host.stop()
+
+        run(scenario)
+        assert not directory.exists() or list(directory.iterdir()) == []
 
 
 def test_hung_engine_dumps_its_stacks_and_is_killed(capfd: pytest.CaptureFixture[str]) -> None:

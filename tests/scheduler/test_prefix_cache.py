@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.block_pool import BlockPool
@@ -14,9 +14,9 @@ LAYOUT = LoopLayout(num_loops=2, offset=1, window=4, num_layers=2, block_size=4)
 TOKENS = list(range(100, 143))
 
 
-def keys_of(tokens: list[int], layout: LoopLayout = LAYOUT, salt: str = "") -> list[bytes]:
+def keys_of(tokens: list[int], layout: LoopLayout = LAYOUT, tenant: str = "", salt: str = "") -> list[bytes]:
     keys: list[bytes] = []
-    chain_keys(keys, root_key(layout, salt), tokens, layout.block_size)
+    chain_keys(keys, root_key(layout, tenant, salt), tokens, layout.block_size)
     return keys
 
 
@@ -25,7 +25,7 @@ def pool_with(keys: list[bytes], cached: set[tuple[int, int]]) -> BlockPool:
     pool = BlockPool(len(cached) + 1)
     for index, loop in sorted(cached):
         (block,) = pool.allocate(1)
-        pool.register(block, (keys[index], loop))
+        pool.register(block, (keys[index], loop), "")
         pool.release(block)
     return pool
 
@@ -39,7 +39,7 @@ def test_one_key_per_full_block_whether_chained_at_once_or_bit_by_bit():
     assert len(keys) == len(set(keys)) == len(TOKENS) // LAYOUT.block_size
     grown: list[bytes] = []
     for length in range(len(TOKENS) + 1):
-        chain_keys(grown, root_key(LAYOUT, ""), TOKENS[:length], LAYOUT.block_size)
+        chain_keys(grown, root_key(LAYOUT, "", ""), TOKENS[:length], LAYOUT.block_size)
         assert grown == keys[: length // LAYOUT.block_size]
     assert keys[1] == block_key(keys[0], TOKENS[4:8])
 
@@ -57,13 +57,23 @@ def test_a_changed_token_changes_its_block_and_all_later_ones_only(changed):
 @pytest.mark.parametrize("field", ["num_loops", "offset", "window", "num_layers", "block_size"])
 def test_another_layout_shares_no_key(field):
     other = replace(LAYOUT, **{field: getattr(LAYOUT, field) + 1})
-    assert root_key(other, "") != root_key(LAYOUT, "")
+    assert root_key(other, "", "") != root_key(LAYOUT, "", "")
     assert not set(keys_of(TOKENS)) & set(keys_of(TOKENS, other))
 
 
-def test_another_salt_shares_no_key():
-    assert not set(keys_of(TOKENS)) & set(keys_of(TOKENS, salt="tenant"))
-    assert not set(keys_of(TOKENS, salt="a")) & set(keys_of(TOKENS, salt="b"))
+NAMES = st.text(
+    alphabet=st.sampled_from(["a", "b", "'", '"', "\\", ",", " ", "\0", "\ud800", "é"]), max_size=4
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(one=st.tuples(NAMES, NAMES), other=st.tuples(NAMES, NAMES))
+@example(one=("a", "b"), other=("ab", ""))
+@example(one=("", "a"), other=("a", ""))
+@example(one=("a', 'b", "c"), other=("a", "b', 'c"))
+def test_another_tenant_or_salt_shares_no_key(one, other):
+    mine, theirs = (set(keys_of(TOKENS, tenant=tenant, salt=salt)) for tenant, salt in (one, other))
+    assert mine == theirs if one == other else not mine & theirs
 
 
 def test_nothing_cached_is_a_cold_start():
@@ -121,7 +131,7 @@ def test_a_restore_goes_with_its_evicted_window():
     pool = BlockPool(11)
     for index, loop in [(9, 1), *((index, 0) for index in range(10))]:
         (block,) = pool.allocate(1)
-        pool.register(block, (keys[index], loop))
+        pool.register(block, (keys[index], loop), "")
         pool.release(block)
     assert find_start(LAYOUT, pool, keys, 43).restored == 40
     pool.allocate(1)

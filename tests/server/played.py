@@ -27,7 +27,6 @@ from engine.messages import (
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EngineClient
-from server.metrics import ServerMetrics
 from server.settings import Settings
 from server.state import AppState
 from tests.make_checkpoint import byte_level_tokenizer
@@ -118,9 +117,11 @@ class Played:
         )
         client = EngineClient(
             lambda: self.host,
-            ServerMetrics("0"),
-            max_in_flight=state.settings.max_in_flight,
+            state.metrics,
+            limits=state.settings.admission_limits,
             heartbeat_timeout=9,
+            queue_timeout=state.settings.queue_timeout,
+            request_timeout=state.settings.request_timeout,
         )
         return self.change(dataclasses.replace(state, client=client))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from server import cli, settings
-from server.runner import address_of, bind, curl_line
+from server.listener import bind
+from server.runner import address_of, curl_line
 from server.settings import Settings, option_name
 from server.version import package_version
 

@@ -11,11 +11,7 @@ from engine.errors import InvalidRequestError
 from engine.grammar import make_vocabulary
 from engine.grammar_compiler import CompiledGrammars
 from engine.tokenizer import Tokenizer
-from server.openai.constraint_fields import (
-    MAX_CHOICE_CHARS,
-    MAX_CHOICES,
-    MAX_CONSTRAINT_BYTES,
-)
+from server.openai.constraint_fields import MAX_CHOICE_CHARS, MAX_CHOICES
 from server.openai.constraints import (
     choice_grammar,
     constraint_of,
@@ -24,7 +20,7 @@ from server.openai.constraints import (
     regex_grammar,
     schema_with_options,
 )
-from server.openai.nesting import MAX_SCHEMA_DEPTH
+from server.openai.limits import DEFAULT_LIMITS
 from server.openai.protocol import CompletionRequest
 from tests.server.played import Played
 
@@ -137,6 +133,9 @@ def test_both_at_once_are_refused() -> None:
         constraint_of(fields)
 
 
+MAX_SCHEMA_DEPTH = DEFAULT_LIMITS.max_nesting
+MAX_CONSTRAINT_BYTES = DEFAULT_LIMITS.max_schema_size
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": "json"}, "response_format"),
     ({"response_format": {}}, "response_format.type"),
@@ -160,8 +159,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"structured_outputs": {"json": 5}}, "structured_outputs.json"),
     ({"structured_outputs": {"json": {"$ref": "#"}}}, "structured_outputs"),
     ({"structured_outputs": {"json": {"$ref": "file:///etc/passwd"}}}, "structured_outputs"),
-    ({"structured_outputs": {"json": nested(MAX_SCHEMA_DEPTH)}}, "structured_outputs.json"),
-    ({"structured_outputs": {"json": nested(600)}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": nested(MAX_SCHEMA_DEPTH)}}, "structured_outputs"),
+    ({"structured_outputs": {"json": nested(600)}}, "structured_outputs"),
     ({"structured_outputs": {"json": json.dumps(nested(100))}}, "structured_outputs.json"),
     ({"structured_outputs": {"json": {"enum": ["x" * MAX_CONSTRAINT_BYTES]}}}, "structured_outputs.json"),
     ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),

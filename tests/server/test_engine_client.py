@@ -7,8 +7,9 @@ from contextlib import aclosing
 import msgspec
 import pytest
 
-from engine.errors import EngineDeadError
+from engine.errors import EngineDeadError, InvalidRequestError
 from engine.messages import Abort, EngineFailed, EngineStats, RequestOutput
+from server.admission import AdmissionLimits
 from server.engine_client import MAX_RESTARTS, RESTART_WINDOW_S, EngineClient, EngineState
 from server.engine_totals import totals_only, with_past
 from server.errors import UnavailableError
@@ -32,7 +33,11 @@ def run(scenario: Scenario, *, ready: bool = True, clock: Clock | None = None) -
     metrics = ServerMetrics("test")
     hosts = HostFactory(ready=ready)
     client = EngineClient(
-        hosts, metrics, max_in_flight=4, heartbeat_timeout=30, **({} if clock is None else {"clock": clock})
+        hosts,
+        metrics,
+        limits=AdmissionLimits(4, 1000),
+        heartbeat_timeout=30,
+        **({} if clock is None else {"clock": clock}),
     )
 
     async def main() -> None:
@@ -58,7 +63,7 @@ def token(request_id: str, value: int, finish: str | None = None) -> RequestOutp
 
 async def collect(client: EngineClient, request_id: str) -> list[int]:
     tokens: list[int] = []
-    async with aclosing(client.generate(fake_request(request_id, [1]))) as outputs:
+    async with aclosing(client.submit([fake_request(request_id, [1])])[0]) as outputs:
         async for output in outputs:
             tokens += output.token_ids
     return tokens
@@ -80,8 +85,8 @@ def test_outputs_reach_their_own_stream() -> None:
 
 def test_closing_or_cancelling_a_stream_aborts_it() -> None:
     async def scenario(client: EngineClient, hosts: HostFactory) -> None:
-        stream = client.generate(fake_request("closed", [1]))
-        reading = asyncio.create_task(anext(stream))
+        stream = client.submit([fake_request("closed", [1])])[0]
+        reading = asyncio.ensure_future(anext(stream))
         await settle()
         hosts.last.say(token("closed", 1))
         await reading
@@ -184,11 +189,11 @@ def test_host_that_speaks_another_protocol_is_refused() -> None:
 def test_admission_is_bounded_and_all_or_nothing() -> None:
     async def scenario(client: EngineClient, hosts: HostFactory) -> None:
         client.admit(4)
-        with pytest.raises(UnavailableError, match="limit of 4"):
+        with pytest.raises(InvalidRequestError, match="at most 4 at once"):
             client.admit(5)
         streams = [asyncio.create_task(collect(client, str(i))) for i in range(4)]
         await settle()
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnavailableError, match="limit of 4 requests"):
             await collect(client, "one too many")
         assert len(hosts.last.requests) == 4
         for stream in streams:

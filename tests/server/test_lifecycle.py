@@ -5,17 +5,20 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import psutil
 import pytest
 
@@ -49,8 +52,12 @@ class Process:
     def exit_code(self) -> int:
         return self.popen.wait(SECONDS)
 
-    def stop(self) -> None:
-        self.popen.send_signal(signal.SIGTERM)
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.popen.send_signal(number)
+
+    def engine(self) -> psutil.Process:
+        (child,) = psutil.Process(self.popen.pid).children()
+        return child
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -116,7 +123,7 @@ class Stream:
         body = {"model": "m", "prompt": [65], "max_tokens": self.max_tokens, "stream": True}
         with httpx.stream("POST", f"{self.process.url}/v1/completions", json=body, timeout=SECONDS) as answer:
             for line in answer.iter_lines():
-                if line:
+                if line and not line.startswith(":"):
                     data = line.removeprefix("data: ")
                     self.events.append(data if data == "[DONE]" else json.loads(data))
 
@@ -151,14 +158,16 @@ def test_serves_and_announces_itself(start: Start, options: list[str]) -> None:
         assert server.exit_code() == 0
 
 
-def test_sigterm_drains(start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains(start: Start, number: signal.Signals) -> None:
     with start("step=0.05") as server:
         stream = Stream(server, max_tokens=60)
-        server.stop()
+        server.stop(number)
         server.wait_for(503)
         assert server.get("/ready").json() == {"status": "draining"}
         refused = server.complete(1)
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        assert refused.headers["connection"] == "close"
         events = stream.result()
         assert events[-1] == "[DONE]"
         assert events[-2]["choices"][0]["finish_reason"] == "length"
@@ -205,6 +214,87 @@ def test_a_hung_engine_is_replaced(start: Start) -> None:
         assert server.complete(65).status_code == 200
         assert "loopserve_engine_restarts_total 1.0" in server.get("/metrics").text
         server.stop()
+        assert server.exit_code() == 0
+
+
+def test_a_stopped_engine_is_replaced(start: Start) -> None:
+    """SIGSTOP: it can't even dump its stacks."""
+    with start("step=0.02", "--heartbeat-timeout", "1") as server:
+        stream = Stream(server, max_tokens=2000)
+        engine = server.engine()
+        before = time.monotonic()
+        engine.suspend()
+        assert stream.result()[-2]["error"]["code"] == "engine_dead"
+        assert time.monotonic() - before < 5
+        server.wait_for(200)
+        assert server.engine().pid != engine.pid
+        server.stop()
+        assert server.exit_code() == 0
+
+
+def test_a_killed_engine_is_told_to_every_client_within_a_second(start: Start) -> None:
+    with start("step=0.02") as server:
+        streams = [Stream(server, max_tokens=2000) for _ in range(4)]
+        before = time.monotonic()
+        server.engine().kill()
+        assert {stream.result()[-2]["error"]["code"] for stream in streams} == {"engine_dead"}
+        assert time.monotonic() - before < 1
+        server.wait_for(200)
+        server.stop()
+        assert server.exit_code() == 0
+
+
+def test_requests_that_wait_are_served_before_the_end(start: Start) -> None:
+    with start("step=0.02,seats=1") as server, ThreadPoolExecutor() as threads:
+        stream = Stream(server, max_tokens=50)
+        waiting = [threads.submit(server.complete, 65, 10) for _ in range(4)]
+        wait_until(lambda: "loopserve_num_tokens_waiting 4.0" in server.get("/metrics").text)
+        server.stop()
+        assert [answer.result().status_code for answer in waiting] == [200] * 4
+        assert stream.result()[-1] == "[DONE]"
+        assert server.exit_code() == 0
+
+
+def test_idle_connections_do_not_hold_up_the_end(start: Start) -> None:
+    with start("step=0") as server, httpx.Client(base_url=server.url) as client:
+        assert client.get("/health").headers.get("connection") != "close"
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        with socket.create_connection(address):  # and one that has said nothing
+            before = time.monotonic()
+            server.stop()
+            assert server.exit_code() == 0
+        assert time.monotonic() - before < 3, "kept alive for 5 s otherwise"
+
+
+def test_openais_client_comes_back_when_it_is_told_to(start: Start) -> None:
+    with start("step=0.05,seats=1", "--max-num-seqs", "1", "--max-waiting-requests", "0") as server:
+        stream = Stream(server, max_tokens=10)
+        full = server.complete(65)
+        assert full.status_code == 503
+        assert 1 <= int(full.headers["retry-after"]) <= 5
+        before = time.monotonic()
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client:
+            answer = client.completions.create(model="m", prompt=[65], max_tokens=3)
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 3
+        assert time.monotonic() - before > 0.9, "as long as it was told, not the half second of its own"
+        stream.result()
+        assert 'loopserve_requests_refused_total{reason="queue_full"} 2.0' in server.get("/metrics").text
+        server.stop()
+        assert server.exit_code() == 0
+
+
+def test_what_the_engine_does_not_take_up_in_time_is_refused(start: Start) -> None:
+    with start("step=0.02,seats=1", "--queue-timeout", "0.5") as server:
+        stream = Stream(server, max_tokens=2000)
+        refused = server.complete(65)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_timeout")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert len(stream.events) > 5, "the one that was taken up has no such deadline"
+        server.stop()
+        server.wait_for(503)  # two signals at once are one
+        server.stop()
+        stream.result()
         assert server.exit_code() == 0
 
 

@@ -8,6 +8,7 @@ import pytest
 from engine.errors import InvalidRequestError
 from server.anthropic.protocol import CountTokensRequest, MessagesRequest
 from server.anthropic.translate import chat_fields
+from server.openai.limits import DEFAULT_LIMITS
 
 HI = {"role": "user", "content": "hi"}
 TOOL = {
@@ -24,7 +25,8 @@ FUNCTION = {
 
 def translated(**body: Any) -> dict[str, Any]:
     return chat_fields(
-        MessagesRequest.model_validate({"model": "m", "max_tokens": 9, "messages": [HI], **body})
+        MessagesRequest.model_validate({"model": "m", "max_tokens": 9, "messages": [HI], **body}),
+        DEFAULT_LIMITS,
     )
 
 
@@ -59,7 +61,12 @@ def test_sampling_fields() -> None:
 
 def test_counting_needs_no_limit() -> None:
     fields = CountTokensRequest.model_validate({"model": "m", "messages": [HI], "tools": [TOOL]})
-    assert chat_fields(fields) == {"model": "m", "messages": [HI], "tools": [FUNCTION], "tool_choice": "auto"}
+    assert chat_fields(fields, DEFAULT_LIMITS) == {
+        "model": "m",
+        "messages": [HI],
+        "tools": [FUNCTION],
+        "tool_choice": "auto",
+    }
 
 
 def test_system_as_claude_code_sends_it() -> None:

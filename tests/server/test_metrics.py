@@ -9,6 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from engine.messages import EngineReady, EngineStats
+from server.admission import Admission, AdmissionLimits
 from server.engine_client import EngineState
 from server.engine_metrics import EngineCollector
 from server.http_metrics import HttpMetricsMiddleware, HttpSeries
@@ -31,6 +32,8 @@ class FakeSource:
         self.state = EngineState.READY
         self.stats = stats
         self.in_flight = 4
+        self.admission = Admission(AdmissionLimits(9, 99))
+        self.admission.enter(17)
 
 
 STATS = EngineStats(
@@ -95,6 +98,7 @@ def test_engine_counts_are_exported_and_everything_parses() -> None:
         ("num_requests_running",): 3,
         ("num_requests_waiting",): 1,
         ("requests_in_flight",): 4,
+        ("num_tokens_waiting",): 17,
         ("kv_cache_usage_perc",): 0.25,
         ("kv_cache_blocks", "used"): 25,
         ("kv_cache_blocks", "cached"): 15,

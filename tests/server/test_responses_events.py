@@ -14,6 +14,7 @@ from engine.messages import TokenLogprob
 from server.openai.answers import Answer, Usage
 from server.openai.chat_events import ChatEvent, ChatFinish, ContentDelta, ReasoningDelta, ToolCallDelta
 from server.openai.errors import ApiError
+from server.openai.limits import DEFAULT_LIMITS
 from server.openai.protocol import ChatCompletionRequest
 from server.openai.responses_events import ResponseWriter
 from server.openai.responses_object import Echo
@@ -44,7 +45,7 @@ def make_writer(tools: object = None) -> ResponseWriter:
     fields = ResponsesRequest.model_validate({"input": "hi", "tools": tools})
     chat = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]})
     answer = Answer.begin("resp_", "tiny")
-    echo = Echo(answer, fields, chat, read_tools(tools, None), GenerationDefaults())
+    echo = Echo(answer, fields, chat, read_tools(tools, None, DEFAULT_LIMITS), GenerationDefaults())
     return ResponseWriter(echo, Usage(7, 3, {0: 2}), None)  # type: ignore[arg-type]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequestError
+from server.openai.limits import DEFAULT_LIMITS
 from server.openai.responses_input import read_input
 from server.openai.responses_tools import read_tools
 
@@ -23,14 +24,17 @@ def output(content: Any = "done", call_id: str = "c1") -> dict[str, Any]:
 
 
 def test_a_string_is_the_users() -> None:
-    assert read_input("hi", None) == [user("hi")]
-    assert read_input("hi", "be short") == [{"role": "system", "content": "be short"}, user("hi")]
+    assert read_input("hi", None, DEFAULT_LIMITS) == [user("hi")]
+    assert read_input("hi", "be short", DEFAULT_LIMITS) == [
+        {"role": "system", "content": "be short"},
+        user("hi"),
+    ]
 
 
 def test_leading_system_messages_become_one() -> None:
     items = [{"role": "developer", "content": "d"}, {"role": "system", "content": "s"}, user("u")]
     items.append({"role": "developer", "content": "later"})
-    assert read_input(items, "i") == [
+    assert read_input(items, "i", DEFAULT_LIMITS) == [
         {"role": "system", "content": "i\n\nd\n\ns"},
         user("u"),
         {"role": "developer", "content": "later"},
@@ -54,7 +58,7 @@ def test_one_turn_of_the_assistant_is_one_message() -> None:
         {"type": "reasoning", "summary": [], "encrypted_content": "??"},
         call(call_id="c3"),
     ]
-    _, turn, first, second, last = read_input(items, None)
+    _, turn, first, second, last = read_input(items, None, DEFAULT_LIMITS)
     assert (turn["role"], turn["content"], turn["reasoning_content"]) == ("assistant", "b", "hm")
     assert [one["id"] for one in turn["tool_calls"]] == ["c1", "c2"]
     assert first == {"role": "tool", "tool_call_id": "c1", "content": "done"}
@@ -67,14 +71,16 @@ def test_one_turn_of_the_assistant_is_one_message() -> None:
 
 
 def test_text_after_a_call_is_a_turn_of_its_own() -> None:
-    messages = read_input([user("a"), call(), {"role": "assistant", "content": "b"}], None)
+    messages = read_input([user("a"), call(), {"role": "assistant", "content": "b"}], None, DEFAULT_LIMITS)
     assert [message["content"] for message in messages] == ["a", "", "b"]
 
 
 def test_calls_in_the_input_have_the_names_that_the_model_knows() -> None:
     custom = {"type": "custom_tool_call", "call_id": "c2", "name": "patch", "input": "é\n"}
     items = [user("a"), call("f", namespace="mcp__a__"), call("g", namespace="functions"), custom]
-    first, second, third = (one["function"] for one in read_input(items, None)[1]["tool_calls"])
+    first, second, third = (
+        one["function"] for one in read_input(items, None, DEFAULT_LIMITS)[1]["tool_calls"]
+    )
     assert (first["name"], second["name"]) == ("mcp__a__f", "g")
     assert json.loads(third["arguments"]) == {"input": "é\n"}
 
@@ -108,7 +114,7 @@ def test_calls_in_the_input_have_the_names_that_the_model_knows() -> None:
 )
 def test_what_is_refused(given: object, param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        read_input(given, None)
+        read_input(given, None, DEFAULT_LIMITS)
     assert caught.value.param == param
     assert len(str(caught.value)) < 300
 
@@ -123,7 +129,7 @@ FUNCTION = {
 
 
 def test_functions_are_nested() -> None:
-    tools = read_tools([FUNCTION], "auto")
+    tools = read_tools([FUNCTION], "auto", DEFAULT_LIMITS)
     assert tools.functions == [
         {
             "type": "function",
@@ -136,16 +142,16 @@ def test_functions_are_nested() -> None:
 
 def test_what_agents_send_along_is_left_out() -> None:
     extra = [{"type": "web_search"}, {"type": "image_generation"}, {"type": "tool_search"}]
-    tools = read_tools([*extra, FUNCTION], None)
+    tools = read_tools([*extra, FUNCTION], None, DEFAULT_LIMITS)
     assert tools.given == [FUNCTION]
     assert [one["function"]["name"] for one in tools.functions] == ["f"]
-    assert read_tools(extra, "auto").choice is None
+    assert read_tools(extra, "auto", DEFAULT_LIMITS).choice is None
 
 
 def test_namespaces_are_flattened() -> None:
     inner = [{"type": "function", "name": "g"}, {"type": "custom", "name": "h"}]
     spaces = [{"type": "namespace", "name": name, "tools": inner} for name in ("mcp__a__", "b", "functions")]
-    tools = read_tools(spaces, None)
+    tools = read_tools(spaces, None, DEFAULT_LIMITS)
     assert [one["function"]["name"] for one in tools.functions] == [
         *("mcp__a__g", "mcp__a__h", "b__g", "b__h", "g", "h")
     ]
@@ -161,7 +167,7 @@ def test_a_custom_tool_shows_its_grammar() -> None:
         "description": "d",
         "format": {"type": "grammar", "definition": "G"},
     }
-    (function,) = (one["function"] for one in read_tools([tool], None).functions)
+    (function,) = (one["function"] for one in read_tools([tool], None, DEFAULT_LIMITS).functions)
     assert function["description"].startswith("d\n\n")
     assert "G" in function["description"]
     assert function["parameters"]["required"] == ["input"]
@@ -180,7 +186,7 @@ def test_a_custom_tool_shows_its_grammar() -> None:
     ],
 )
 def test_choices(choice: Any, chat: Any) -> None:
-    tools = read_tools([FUNCTION, {"type": "function", "name": "g"}], choice)
+    tools = read_tools([FUNCTION, {"type": "function", "name": "g"}], choice, DEFAULT_LIMITS)
     assert tools.choice == chat
     allowed = ["f"] if isinstance(choice, dict) and "tools" in choice else ["f", "g"]
     assert [one["function"]["name"] for one in tools.functions] == allowed
@@ -210,5 +216,5 @@ def test_choices(choice: Any, chat: Any) -> None:
 )
 def test_tools_that_are_refused(tools: object, choice: object, param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        read_tools(tools, choice)
+        read_tools(tools, choice, DEFAULT_LIMITS)
     assert caught.value.param == param

@@ -9,7 +9,6 @@ import pytest
 from starlette.types import Message
 
 from engine.errors import EngineDeadError
-from server.openai import sse
 from server.openai.disconnect import unless_disconnected
 from server.openai.errors import ApiError, ClientDisconnectedError
 from server.openai.sse import DONE, KEEP_ALIVE, EventStream, event
@@ -117,47 +116,30 @@ def test_a_client_that_leaves_closes_the_source() -> None:
     asyncio.run(main())
 
 
-def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "WRITE_STALL_S", 0.02)
+def test_no_more_than_one_comment_waits_for_a_client_that_does_not_read() -> None:
+    """Cutting that client off is the connection's business (test_connection.py)."""
 
-    async def main() -> None:
-        work = Work()
-        stream = await EventStream.open(work.events())
-
-        async def stuck(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                await asyncio.Event().wait()
-
-        async with asyncio.timeout(2):
-            await stream({"type": "http"}, never, stuck)
-        assert work.closed
-
-    asyncio.run(main())
-
-
-def test_a_client_that_stops_reading_later_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the last look at the stream found nothing to wait for."""
-    monkeypatch.setattr(sse, "WRITE_STALL_S", 0.05)
-
-    async def main() -> None:
+    async def main() -> int:
         work = Work()
         stream = await EventStream.open(work.events(), keep_alive=0.02)
-        stuck = asyncio.Event()
+        waiting = 0
 
-        async def send(message: Message) -> None:
-            if work.go.is_set():
-                stuck.set()
+        async def stuck(message: Message) -> None:
+            nonlocal waiting
+            if message["type"] == "http.response.body":
+                waiting += 1
                 await asyncio.Event().wait()
 
-        async with asyncio.timeout(2):
-            answering = asyncio.create_task(stream({"type": "http"}, never, send))
-            await asyncio.sleep(0.07)
-            work.go.set()
-            await stuck.wait()
-            await answering
-        assert work.closed
+        async def leave() -> Message:
+            await asyncio.sleep(0.2)
+            return {"type": "http.disconnect"}
 
-    asyncio.run(main())
+        async with asyncio.timeout(2):
+            await stream({"type": "http"}, leave, stuck)
+        assert work.closed
+        return waiting
+
+    assert asyncio.run(main()) == 2
 
 
 def test_comments_while_nothing_comes() -> None:

@@ -24,11 +24,14 @@ from engine.messages import (
     ToEngine,
 )
 from engine.tokenizer import Tokenizer
+from server.api_keys import ApiKeys
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EngineClient
+from server.key_reload import KeyReload
+from server.listener import bind
 from server.metrics import ServerMetrics
-from server.runner import address_of, bind, run_server
+from server.runner import address_of, run_server
 from server.settings import load_settings
 
 MAX_MODEL_LEN = 1 << 15
@@ -124,14 +127,18 @@ def main() -> None:
         client = EngineClient(
             lambda: ScriptedHost(state.tokenizer),
             ServerMetrics("0"),
-            max_in_flight=settings.max_in_flight,
+            limits=settings.admission_limits,
             heartbeat_timeout=settings.heartbeat_timeout,
         )
         state = dataclasses.replace(state, client=client)
-        app = create_app(state, settings.all_api_keys())
+        keys = ApiKeys(settings.all_api_keys())
+        app = create_app(state, keys if len(keys) else None)
+        reload = KeyReload(settings, keys, state.key_limits)
         address = address_of(listening)
         print(f"scripted server on {address}", flush=True)
-        raise SystemExit(asyncio.run(run_server(app, client, listening, settings, f"Ready on {address}.")))
+        raise SystemExit(
+            asyncio.run(run_server(app, client, listening, settings, f"Ready on {address}.", reload))
+        )
 
 
 if __name__ == "__main__":

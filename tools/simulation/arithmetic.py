@@ -37,7 +37,7 @@ def mix(x: np.uint64) -> np.uint64:
 
 @numba.njit(cache=True)
 def embed(token: int, world: np.uint64) -> np.uint64:
-    """E of a token. Each cache salt is a world of its own, so sharing across salts gives wrong tokens."""
+    """E of a token. Each (tenant, salt) is a world of its own, so sharing across them gives wrong tokens."""
     return mix(world + np.uint64(token + 1) * GOLDEN)
 
 

@@ -249,13 +249,15 @@ class Episode:
 def _check_contents(
     sequence: Sequence, expectation: Expectation, scheduler: Scheduler, memory: Memory
 ) -> None:
-    """Whatever of a sequence can be found by others is exact: K/V, and the H beside it if a later loop needs it."""
+    """Whatever of a sequence can be found by others is its tenant's and exact: K/V, and H if a later loop needs it."""
     expectation.compute()
+    tenant = expectation.request.tenant
     size, snapshots = sequence.layout.block_size, sequence.layout.num_loops - 1
     for loop, table in enumerate(sequence.tables):
         for index, block in enumerate(table.blocks, table.first):
             if scheduler.blocks.keys[block] is None:
                 continue
+            require(scheduler.blocks.tenants[block] == tenant, "a block is cached as another tenant's")
             start, stop = index * size, (index + 1) * size
             exact = np.array_equal(memory.cache[block].T, expectation.keys[loop, :, start:stop])
             require(exact, f"block {index} of loop {loop} is in the prefix cache with other content")

@@ -55,7 +55,7 @@ class Expectation:
         if self.computed < self.length:
             hash_sequence(
                 self.tokens,
-                np.uint64(world_of(self.request.cache_salt)),
+                np.uint64(world_of(self.request.tenant, self.request.cache_salt)),
                 self.computed,
                 self.length,
                 self.layout.offset,

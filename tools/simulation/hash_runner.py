@@ -1,6 +1,8 @@
 """The model of hashes where the engine expects a model: the real runner with another `compute`."""
 
 from collections.abc import Callable
+from functools import cache
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -31,9 +33,10 @@ Fault = Callable[[list[str], str], None]
 """Called with the ids of a pass's sequences "before a pass" and "after a pass"; may raise."""
 
 
-def world_of(salt: str) -> int:
-    """64 bits that the embeddings depend on."""
-    return int.from_bytes(salt.encode()[:8].ljust(8, b"\1"), "little")
+@cache
+def world_of(tenant: str, salt: str) -> int:
+    """64 bits that the embeddings depend on, so that whoever gets another's context gets other tokens."""
+    return int.from_bytes(blake2b(f"{len(tenant)} {tenant}{salt}".encode(), digest_size=8).digest(), "little")
 
 
 class HashRunner(ModelRunner):
@@ -67,7 +70,7 @@ class HashRunner(ModelRunner):
         segments = step.segments
         self.names = [sequence.sequence_id for sequence in step.sequences]
         self.worlds = np.repeat(
-            np.array([world_of(s.sequence.cache_salt) for s in segments], np.uint64),
+            np.array([world_of(s.sequence.tenant, s.sequence.cache_salt) for s in segments], np.uint64),
             [s.num_rows for s in segments],
         )
         for plan in (sequence.plan for sequence in step.admitted):

@@ -1,5 +1,7 @@
 """The cache of the model of hashes, and pools that poison in it whatever belongs to nobody."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from scheduler.carry_pool import CarryPool
 from scheduler.loop_layout import LoopLayout
 from scheduler.step_plan import CarryRestore
 from tools.simulation.arithmetic import POISON
+from tools.simulation.failure import require
 
 
 class Memory:
@@ -41,12 +44,17 @@ class Memory:
 
 
 class PoisoningBlockPool(BlockPool):
-    """Poisons blocks as they become free and as they are handed out."""
+    """Poisons blocks as they become free and as they are handed out, and checks who loses one.
+
+    Attributes:
+        idle: whose each evictable block is, in the order in which they were last used.
+    """
 
     def __init__(self, num_blocks: int, memory: Memory) -> None:
         super().__init__(num_blocks)
         self.memory = memory
         self.evictions = 0
+        self.idle: dict[int, str | None] = {}
 
     def allocate(self, count: int) -> list[int] | None:
         blocks = super().allocate(count)
@@ -54,15 +62,24 @@ class PoisoningBlockPool(BlockPool):
             self.memory.poison_block(block)
         return blocks
 
+    def retain(self, block: int) -> None:
+        super().retain(block)
+        self.idle.pop(block, None)
+
     def release(self, block: int) -> None:
         super().release(block)
-        if self.refs[block] == 0 and self.keys[block] is None:
+        if self.refs[block] > 0:
+            return
+        if self.keys[block] is None:
             self.memory.poison_block(block)
+        else:
+            self.idle[block] = self.tenants[block]
 
     def forget_all(self) -> None:
         for block in self.evictable:
             self.memory.poison_block(block)
         super().forget_all()
+        self.idle.clear()
 
     def evict_one(self) -> None:
         """Evict although nobody needs the space."""
@@ -72,7 +89,13 @@ class PoisoningBlockPool(BlockPool):
 
     def _evict(self) -> int:
         self.evictions += 1
-        return super()._evict()
+        counts, block = Counter(self.idle.values()), super()._evict()
+        tenant = self.idle[block]
+        require(counts[tenant] == max(counts.values()), "a tenant lost a block, and another has more")
+        oldest = next(idle for idle, owner in self.idle.items() if owner == tenant)
+        require(block == oldest, "a tenant has a block that was not used for longer")
+        del self.idle[block]
+        return block
 
 
 class PoisoningCarryPool(CarryPool):

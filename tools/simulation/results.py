@@ -88,9 +88,9 @@ The real engine loop, core, scheduler, cache books, batch builder and sampler ov
 (`tools/simulation/arithmetic.py`). That model reads its paged cache as the real one does, layer by layer, so a wrong
 slot, window, carry or cached block gives another token than the request alone must get. Freed blocks and slots are
 poisoned. After every step all invariants are checked (`scheduler/invariants.py`); every 16th, all that the prefix
-cache holds of running sequences is compared with the truth. Each episode draws 1 to 4 loops, offset, window, layers,
-block size, pool, limits, execution mode and load. `tests/tools/simulation/mutations.py` has the bugs that it is known
-to catch.
+cache holds of running sequences is compared with the truth; no hit crosses tenants, and each eviction takes from the
+tenant that has the most. Each episode draws 1 to 4 loops, offset, window, layers, block size, pool, limits, execution
+mode, tenants and load. `tests/tools/simulation/mutations.py` has the bugs that it is known to catch.
 
 | | |
 |---|---|

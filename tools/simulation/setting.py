@@ -14,6 +14,8 @@ WINDOWS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 31, 64)
 SHORT_WINDOWS = (1, 2, 3, 4)
 BLOCK_SIZES = (1, 2, 3, 4, 5, 8, 16, 32)
 SMALL_BLOCKS = (1, 2, 3, 4)
+TENANTS = (("",), ("",), ("a", "b"), ("", "a", "a", "a", "a", "ab"))
+"""Whose requests come, each name as often as it stands there; with salts behind them, some names could be confused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Setting:
         special_share: of the requests that want prompt logprobs; as many want loop logprobs.
         abort_share: share of the requests that are given up at some time.
         fault_every: mean passes between two failures of the model.
+        tenants: one is drawn for each request; all of them ask for the same texts.
         curse_share: share of the requests that break the engine's work for them at some time.
         hiccup_every: mean passes between two errors that don't come again.
     """
@@ -44,6 +47,7 @@ class Setting:
     abort_share: float
     fault_every: int
     steps: int
+    tenants: tuple[str, ...]
     curse_share: float
     hiccup_every: int
 
@@ -74,6 +78,7 @@ class Setting:
             abort_share=rng.choice((0.0, 0.2, 0.6)),
             fault_every=rng.choice((200, 1000, 10**9)),
             steps=rng.choice((300, 1000, 2500)),
+            tenants=rng.choice(TENANTS),
             curse_share=rng.choice((0.0, 0.03, 0.3)),
             hiccup_every=rng.choice((10, 1000, 10**9)),
         )

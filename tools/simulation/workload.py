@@ -82,6 +82,7 @@ class Workload:
             priority=rng.choice((0, 0, 0, 0, -1, 1)),
             cache_salt=rng.choice(SALTS),
             num_loops=rng.randint(1, setting.layout.num_loops) if rng.random() < 0.3 else None,
+            tenant=rng.choice(setting.tenants),
         )
 
     def _params(self, max_tokens: int) -> dict[str, Any]:

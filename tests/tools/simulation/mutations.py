@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,9 +20,10 @@ import scheduler.prefix_cache as prefix_cache_module
 import scheduler.sequence_cache as sequence_cache_module
 from engine.core import EngineCore
 from engine.isolation import Failure
-from engine.messages import RequestOutput
+from engine.messages import Request, RequestOutput
 from engine.runner import StepLogits
-from scheduler.block_pool import BlockPool
+from scheduler.block_pool import BlockKey, BlockPool
+from scheduler.eviction_queue import EvictionQueue
 from scheduler.loop_layout import LoopLayout, StartPlan
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Carry, Sequence, SequenceState
@@ -121,13 +123,27 @@ def carry_slots_come_back_early(patch: Patch) -> None:
 
 def keys_leave_the_salt_out(patch: Patch) -> None:
     root = prefix_cache_module.root_key
-    patch.setattr(sequence_cache_module, "root_key", lambda layout, salt: root(layout, ""))
+    patch.setattr(sequence_cache_module, "root_key", lambda layout, tenant, salt: root(layout, tenant, ""))
+
+
+def keys_leave_the_tenant_out(patch: Patch) -> None:
+    root = prefix_cache_module.root_key
+    patch.setattr(sequence_cache_module, "root_key", lambda layout, tenant, salt: root(layout, "", salt))
+
+
+def keys_run_tenant_and_salt_together(patch: Patch) -> None:
+    root = prefix_cache_module.root_key
+    patch.setattr(
+        sequence_cache_module, "root_key", lambda layout, tenant, salt: root(layout, "", tenant + salt)
+    )
 
 
 def keys_leave_the_loops_out(patch: Patch) -> None:
     root = prefix_cache_module.root_key
     patch.setattr(
-        sequence_cache_module, "root_key", lambda layout, salt: root(replace(layout, num_loops=1), salt)
+        sequence_cache_module,
+        "root_key",
+        lambda layout, tenant, salt: root(replace(layout, num_loops=1), tenant, salt),
     )
 
 
@@ -200,11 +216,58 @@ def blocks_are_registered_before_they_are_full(patch: Patch) -> None:
 
 
 def eviction_keeps_the_key(patch: Patch) -> None:
-    def broken(self: BlockPool) -> int:
-        block, _ = self.evictable.popitem(last=False)
+    patch.setattr(BlockPool, "_evict", lambda self: self.evictable.pop())
+
+
+def _evict_from(patch: Patch, choose: Callable[[EvictionQueue], tuple[str, int]]) -> None:
+    def broken(self: EvictionQueue) -> int:
+        tenant, block = choose(self)
+        self.remove(block, tenant)
         return block
 
-    patch.setattr(BlockPool, "_evict", broken)
+    patch.setattr(EvictionQueue, "pop", broken)
+
+
+def eviction_takes_turns(patch: Patch) -> None:
+    """A block of whoever came first."""
+    _evict_from(patch, lambda queue: next((t, next(iter(blocks))) for t, blocks in queue.tenants.items()))
+
+
+def eviction_takes_the_newest(patch: Patch) -> None:
+    def newest(queue: EvictionQueue) -> tuple[str, int]:
+        tenant = next(iter(queue.by_count[queue.most]))
+        return tenant, next(reversed(queue.tenants[tenant]))
+
+    _evict_from(patch, newest)
+
+
+def eviction_does_not_see_who_has_the_most(patch: Patch) -> None:
+    count = EvictionQueue._count
+
+    def broken(self: EvictionQueue, tenant: str, before: int, after: int) -> None:
+        count(self, tenant, before, after)
+        self.most = min(self.by_count, default=0)
+
+    patch.setattr(EvictionQueue, "_count", broken)
+
+
+def salts_count_as_tenants(patch: Patch) -> None:
+    """A client that changes its salt has another share of the cache."""
+    register = BlockPool.register
+
+    def broken(self: BlockPool, block: int, key: BlockKey, tenant: str) -> None:
+        register(self, block, key, tenant + str(key[0][0] % 3))
+
+    patch.setattr(BlockPool, "register", broken)
+
+
+def everyone_is_one_tenant(patch: Patch) -> None:
+    begin = EngineCore._begin
+
+    def broken(self: EngineCore, request: Request, *args: object) -> None:
+        begin(self, msgspec.structs.replace(request, tenant=""), *args)  # type: ignore[arg-type]
+
+    patch.setattr(EngineCore, "_begin", broken)
 
 
 def hits_are_not_retained(patch: Patch) -> None:
@@ -423,6 +486,9 @@ CONTENT_MUTATIONS: list[Mutation] = [
     carry_is_zeroed,
     carry_is_not_restored,
     keys_leave_the_salt_out,
+    keys_leave_the_tenant_out,
+    keys_run_tenant_and_salt_together,
+    everyone_is_one_tenant,
     keys_leave_the_parent_out,
     tail_starts_one_late,
     inexact_blocks_are_cached,
@@ -451,6 +517,10 @@ def _has_a_cached_tail(setting: Setting) -> bool:
 def _has_short_prompts_and_long_answers(setting: Setting) -> bool:
     caches = setting.limits.prefix_caching and setting.layout.block_size > 1
     return caches and setting.max_prompt <= 8 and setting.answer_share == 0.9
+
+
+def _has_cursed_requests_alone(setting: Setting) -> bool:
+    return setting.limits.max_num_seqs <= 2 and setting.curse_share == 0.3
 
 
 def _hiccups_while_restoring(setting: Setting) -> bool:
@@ -482,6 +552,7 @@ SUITED: dict[Mutation, Callable[[Setting], bool]] = {
     blocks_count_as_exact_too_early: _has_a_cached_tail,
     last_loop_does_not_wait: _is_short_of_rows,
     keys_are_not_cleared_on_growth: _has_short_prompts_and_long_answers,
+    bad_requests_in_a_row_kill_the_engine: _has_cursed_requests_alone,
     neighbours_are_not_restored_again: _hiccups_while_restoring,
 }
 """Where a rare bug shows soon: which settings to try, without which it takes some ten thousand steps."""

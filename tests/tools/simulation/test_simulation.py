@@ -1,5 +1,6 @@
 """The simulator finds nothing in the engine, and something in every broken engine."""
 
+import logging
 import os
 from collections.abc import Callable
 from itertools import islice
@@ -25,6 +26,14 @@ def one_thread() -> object:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def silence() -> object:
+    """The engine logs each error that it is given."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("seed", range(4))
