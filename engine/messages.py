@@ -93,6 +93,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         steps_total: forward passes.
         step_seconds: wall time of this step, 0 when idle (measured by the host; the core has no clock).
         admitted: ids of requests that left the queue for the first time in this step.
+        isolated_errors_total: requests ended by an exception of ours that was kept from hurting others.
     """
 
     running: int = 0
@@ -109,6 +110,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rows_total: list[int] = []
     step_seconds: float = 0.0
     admitted: list[str] = []
+    isolated_errors_total: int = 0
 
 
 class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -73,6 +73,11 @@ def _stats(stats: EngineStats) -> Iterator[Metric]:
     yield _counter("prefix_cache_hits", "Prompt tokens found.", stats.prefix_hit_tokens_total)
     yield _counter("num_preemptions", "Sequences preempted.", stats.preemptions_total)
     yield _counter("engine_steps", "Forward passes.", stats.steps_total)
+    yield _counter(
+        "engine_isolated_errors",
+        "Requests ended by an internal error that was kept from the others.",
+        stats.isolated_errors_total,
+    )
     rows = CounterMetricFamily("loopserve_rows", "Rows computed, by loop.", labels=["loop"])
     for loop, count in enumerate(stats.rows_total):
         rows.add_metric([str(loop)], count)

@@ -3,10 +3,13 @@
 from collections import Counter
 
 import numpy as np
+import torch
 
+from kernels.interface import RowBatch
 from scheduler.block_pool import BlockPool
 from scheduler.carry_pool import CarryPool
 from scheduler.loop_layout import LoopLayout
+from scheduler.step_plan import CarryRestore
 from tools.simulation.arithmetic import POISON
 from tools.simulation.failure import require
 
@@ -29,6 +32,15 @@ class Memory:
     def poison_block(self, block: int) -> None:
         self.cache[block] = POISON
         self.block_hidden[block] = POISON
+
+    def ruin(self, batch: RowBatch, restores: list[CarryRestore]) -> None:
+        """Poison all that a pass writes, as one that broke off may have left anything there."""
+        self.carries[[restore.slot for restore in restores]] = POISON
+        size = self.cache.shape[1]
+        slots = _used(batch.cache_slots)
+        self.cache[slots // size, slots % size] = POISON
+        self.carries[_used(batch.output_slots)] = POISON
+        self.block_hidden[_used(batch.snapshot_blocks)] = POISON
 
 
 class PoisoningBlockPool(BlockPool):
@@ -97,3 +109,8 @@ class PoisoningCarryPool(CarryPool):
         super().release(slots)
         for slot in slots:
             self.memory.carries[slot] = POISON
+
+
+def _used(indices: torch.Tensor) -> np.ndarray:
+    array = indices.numpy()
+    return array[array >= 0]
