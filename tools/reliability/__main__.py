@@ -14,9 +14,11 @@ same options but for the amount. The exit code is 1 if a promise was broken, 2 i
 import argparse
 import asyncio
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tools.reliability import (
@@ -127,14 +129,21 @@ def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     command = COMMANDS[given.command]
     launch = Launch(with_defaults(server_options, command.server))
+    signal.signal(signal.SIGTERM, _interrupt)  # what was started is stopped, and the page written
     try:
         kept = prove(given.command, launch, _plan(command, given), given.kept, given.page)
     except ReliabilityError as error:
         print(f"reliability: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     problems = command.problems(kept)
     print("\n".join(problems) or f"{given.command}: no promise was broken; see {given.page}")
     return 1 if problems else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 def prove(name: str, launch: Launch, plan: Any, kept_path: Path, page: Path) -> Kept[Any]:

@@ -68,7 +68,7 @@ class Crash:
         bare: refusals without Retry-After.
         ready: until /ready said 200 again; None if the server ended.
         exit: until the server ended; None if it went on.
-        right_after: right answers after the restart.
+        right_after: right answers after the restart; the first is asked for as soon as /ready allows.
         leaks: what was still held afterwards.
     """
 
@@ -151,10 +151,9 @@ class _Life:
         at = time.perf_counter()
         os.kill(server.pid if kind == API else engine, SIGNALS.get(kind, signal.SIGKILL))
         ready, ended = await self._outcome(at, [child.pid for child in children])
-        if ready is not None:
-            await asyncio.sleep(self._rng.uniform(0.5, 1.0))
+        first = [] if ready is None else [await self._asker.ask()]
         stop.set()
-        crash = await self._judge(kind, at, ready, ended, await load)
+        crash = await self._judge(kind, at, ready, ended, first + await load)
         return replace(crash, leaks=f"{crash.leaks} the old engine runs on") if is_alive(engine) else crash
 
     async def _outcome(self, at: float, children: list[int]) -> tuple[float | None, float | None]:

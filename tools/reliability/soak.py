@@ -11,6 +11,7 @@ import itertools
 import random
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -113,8 +114,18 @@ async def run(launch: Launch, plan: Plan, kept: Kept[Sample]) -> None:
         stop = after(60 * plan.minutes)
         await asyncio.gather(*await arrive(soaking.send, plan.rate, random.Random(plan.seed), stop))
         sampling.cancel()
-        await asyncio.gather(sampling, return_exceptions=True)
+        with suppress(asyncio.CancelledError):  # but not what made the sampling end before
+            await sampling
         kept.add(await soaking.sample(await server.leftovers()))
+
+
+def _look(processes: dict[str, int]) -> dict[str, Seen]:
+    """At those that are still there: a grammar worker may end at any time."""
+    seen = {}
+    for role, pid in processes.items():
+        with suppress(psutil.NoSuchProcess):
+            seen[role] = Seen.of(pid)
+    return seen
 
 
 class _Soaking:
@@ -159,7 +170,7 @@ class _Soaking:
         metrics = await self._server.metrics()
         return Sample(
             seconds=now - self._started,
-            processes={role: Seen.of(pid) for role, pid in self._server.processes().items()},
+            processes=_look(self._server.processes()),
             blocks={s: int(metrics[f"loopserve_kv_cache_blocks{{state={s}}}"]) for s in BLOCK_STATES},
             restarts=int(metrics["loopserve_engine_restarts_total"]),
             requests=ended.requests,

@@ -36,6 +36,9 @@ def problems(samples: list[Sample]) -> list[str]:
     if last.restarts:
         found.append(f"{last.restarts} restarts of the engine")
     for role in (API, ENGINE):
+        if role not in last.processes:
+            found.append(f"there is no {role} in the end")
+            continue
         growth = rss_slope(samples, role)
         if growth is not None and growth.low > MAX_SLOPE:
             found.append(f"{role}: memory grows by {growth.format()} MiB per hour")

@@ -3,10 +3,15 @@
 Restarts are those of servers around a core without a model, which starts in a second; the rest is the demo model.
 """
 
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.make_checkpoint import make_checkpoint, random_config
@@ -83,25 +88,57 @@ def test_soak(tmp_path: Path) -> None:
     assert kinds == {"streamed", "whole", "given up", "unique schema", "tool call", "refused", "odd"}
 
 
-def test_timing_shows_a_hit_to_the_one_who_sent_the_prompt(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[timing.Pair]:
     plan = timing.Plan(seed=1, pairs=10, controls=10, tokens=256)
-    kept = prove("timing", DEMO, plan, tmp_path / "kept", tmp_path / "page.md")
-    assert timing.area(kept.records, control=True, seed=1).value > 0.8
-    assert all(pair.cached > 0 for pair in kept.records if pair.control)
+    directory = tmp_path_factory.mktemp("timing")
+    return prove("timing", DEMO, plan, directory / "kept", directory / "page.md").records
 
 
-def test_key_timing(tmp_path: Path) -> None:
-    plan = key_timing.Plan(seed=1, samples=200)  # far too few to show anything: that they can be taken
-    kept = prove("key-timing", DEMO, plan, tmp_path / "kept", tmp_path / "page.md")
-    for server in (key_timing.OURS, key_timing.CONTROL):
-        assert key_timing.Difference.of(kept.records, server).samples == 200
+def test_timing_shows_a_hit_to_the_one_who_sent_the_prompt(pairs: list[timing.Pair]) -> None:
+    assert timing.area(pairs, control=True, seed=1).value > 0.8
+    assert all(pair.cached > 0 for pair in pairs if pair.control)
 
 
-def test_a_stopped_run_is_gone_on_with(fake: Launch, tmp_path: Path) -> None:
-    for samples in (20, 40, 40):
+@pytest.mark.xfail(
+    strict=True, reason="the cache's key does not hold the tenant yet; take this mark off then"
+)
+def test_timing_shows_nothing_to_another_tenant(pairs: list[timing.Pair]) -> None:
+    assert timing.area(pairs, control=False, seed=1).value < 0.9  # of so few pairs
+    assert all(pair.cached == 0 for pair in pairs if not pair.control)
+
+
+def test_key_timing_goes_on_where_it_was_stopped(fake: Launch, tmp_path: Path) -> None:
+    """Far too few samples to show anything: that they can be taken."""
+    for samples in (40, 200, 200):
         plan = key_timing.Plan(seed=1, samples=samples)
         kept = prove("key-timing", fake, plan, tmp_path / "kept", tmp_path / "page.md")
-        assert len(kept.records) == samples  # half as many pairs per server
+        for server in (key_timing.OURS, key_timing.CONTROL):
+            assert key_timing.Difference.of(kept.records, server).samples == samples
+
+
+def test_a_run_that_is_told_to_end_stops_its_server(tmp_path: Path) -> None:
+    where = ["--kept", str(tmp_path / "kept"), "--page", str(tmp_path / "page.md")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tools.reliability", "key-timing", *where]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            started = psutil.Process(process.pid)
+            children = _wait_for(lambda: started.children(recursive=True))
+            process.terminate()
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+    assert not any(child.is_running() for child in children)
+    assert not list(tmp_path.glob("rel-*"))
+
+
+def _wait_for(found: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+    deadline = time.monotonic() + 60
+    while not (seen := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return seen
 
 
 def test_a_server_that_does_not_start_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,6 +138,7 @@ BROKEN: list[tuple[str, list[Any], str]] = [
     ("soak", _changed_sample(leftovers="blocks = 1"), "blocks = 1"),
     ("soak", _changed_sample(restarts=1), "1 restarts of the engine"),
     ("soak", _changed_sample(processes=MORE_FILES), "20 files before the load, 23 after"),
+    ("soak", _changed_sample(processes={API: SEEN}), "there is no engine process in the end"),
     ("timing", _pairs(-0.1), "AUC 1.000"),
     ("timing", _pairs(0.1), "AUC 0.000"),
     ("timing", _pairs(0.0, cached=5), "100 answers say that tokens were found"),
