@@ -7,7 +7,7 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 	llm-comply continue
 
 .PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate overload drain crash soak timing key-timing clean
+	gpu-check simulate overload drain crash soak timing key-timing fuzz-checkpoint clean
 
 install: .venv/installed
 
@@ -82,6 +82,9 @@ timing: .venv/installed-test    ## prefix-cache timing across tenants; 15 minute
 
 key-timing: .venv/installed-test   ## timing of API keys; a minute
 	$(BIN)/python -m tools.reliability key-timing
+
+fuzz-checkpoint: .venv/installed-test  ## twenty thousand damaged model directories; about 10 minutes
+	$(BIN)/python -m tools.fuzz_checkpoint --cases 20000 --page docs/results/checkpoint-fuzz.md
 
 clean:
 	rm -rf .venv

@@ -1,5 +1,6 @@
 """From options to a model that is ready to run: ranks, block pool, scheduler, runner."""
 
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from scheduler.scheduler import Scheduler, SchedulerLimits
 logger = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 200
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
             raise ModelError(
                 f"There is not enough memory for this model; free some, or lower --kv-cache-memory ({reason})."
             ) from None
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise ModelError(f"The engine could not start: {error.strerror} ({error.filename}).") from None
         raise
 
 

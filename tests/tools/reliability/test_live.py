@@ -100,9 +100,6 @@ def test_timing_shows_a_hit_to_the_one_who_sent_the_prompt(pairs: list[timing.Pa
     assert all(pair.cached > 0 for pair in pairs if pair.control)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the cache's key does not hold the tenant yet; take this mark off then"
-)
 def test_timing_shows_nothing_to_another_tenant(pairs: list[timing.Pair]) -> None:
     assert timing.area(pairs, control=False, seed=1).value < 0.9  # of so few pairs
     assert all(pair.cached == 0 for pair in pairs if not pair.control)
