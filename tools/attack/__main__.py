@@ -30,7 +30,8 @@ from server.settings import DEMO_MODEL
 from tools.attack.catalogue import run_catalogue
 from tools.attack.disconnects import run_disconnects
 from tools.attack.exact import run_exact
-from tools.attack.mutations import mutation, run_mutations
+from tools.attack.mutations import run_mutations
+from tools.attack.mutators import mutation
 from tools.attack.page import PARTS, load, own_page, peers_page
 from tools.attack.results import Part
 from tools.attack.servers import Keeper, Launched, own_server, peer_server
@@ -40,7 +41,7 @@ from tools.attack.wire import exchange
 OWN_DIRECTORY = "self"
 FEW_SEQUENCES = ("--max-num-seqs", "8")
 """For disconnects of our own server: with so few, most requests wait in the queue for a while."""
-COUNTS = {"mutations": 10_000, "disconnects": 10_000, "exact": 200}
+COUNTS = {"mutations": 10_000, "disconnects": 10_000, "exact": 100}
 
 
 def main() -> int:

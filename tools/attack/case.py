@@ -114,7 +114,7 @@ def crossed(
     *,
     apis: tuple[str, ...] = BOTH,
     check: Check | None = None,
-    seconds: float = 20.0,
+    seconds: float = 30.0,
 ) -> Iterator[Case]:
     """The same fields in both APIs, whole and streamed."""
     for path in apis:

@@ -52,7 +52,7 @@ async def run_disconnects(
                 return
             await _one(keeper, part, rows, number)
 
-    async with surroundings(keeper, part):
+    async with surroundings(keeper, part, hostile=False):
         until = time.monotonic() + seconds
         workers = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
         try:
@@ -90,8 +90,8 @@ def _request(target: Target, chosen: random.Random, number: int, stream: bool) -
     """A request, the length of its head, and how many tokens it asks for."""
     # Some share a prefix, so that cached blocks have several owners when one leaves.
     shared = token_prompt(f"shared {number % 5}", 64, target.vocab_size) if chosen.random() < 0.5 else []
-    length = chosen.choice([8, 100, 400])
-    tokens = chosen.choice([8, 40, 120])
+    length = chosen.choice([8, 32, 200])
+    tokens = chosen.choice([3, 12, 40])
     fields: dict[str, Any] = {
         "model": target.model,
         "prompt": shared + token_prompt(number, length, target.vocab_size),

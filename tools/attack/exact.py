@@ -46,11 +46,11 @@ class Prompts:
         return lambda number: generate(self._target, self.fields(number, sampled=sampled), stream=stream)
 
 
-async def run_exact(keeper: Keeper, part: Part, *, count: int = 200, seconds: float = float("inf")) -> None:
+async def run_exact(keeper: Keeper, part: Part, *, count: int = 100, seconds: float = float("inf")) -> None:
     """Compare `count` prompts under every condition; a row's `passed` are answers identical in text and tokens."""
     prompts = Prompts(keeper.target, part.seed, count)
     until = time.monotonic() + seconds
-    async with surroundings(keeper, part, canaries=False):
+    async with surroundings(keeper, part, canaries=False, hostile=False):
         for sampled in (False, True):
             what = "seeded" if sampled else "greedy"
             whole, streamed = (prompts.asker(stream=stream, sampled=sampled) for stream in (False, True))

@@ -10,33 +10,43 @@ from typing import Any
 
 from tools.attack.canary import Canaries, generate, greedy, token_prompt
 from tools.attack.footing import differences, settled
+from tools.attack.mutators import mutation
 from tools.attack.results import Around, Part
 from tools.attack.servers import Keeper, log_problems
 from tools.attack.target import AttackError, Target
+from tools.attack.wire import exchange
 
 WARM_UP = 12
+WARM_UP_MUTATIONS = 300
 WARM_UP_AT_ONCE = 8
 
 
 @asynccontextmanager
-async def surroundings(keeper: Keeper, part: Part, *, canaries: bool = True) -> AsyncIterator[None]:
+async def surroundings(
+    keeper: Keeper, part: Part, *, canaries: bool = True, hostile: bool = True
+) -> AsyncIterator[None]:
     """Measure before, run the honest clients meanwhile, and measure when all is quiet again.
+
+    Args:
+        canaries: whether honest clients run beside.
+        hostile: whether some mutations belong to the warm-up.
 
     An `AttackError` from inside ends the part early; what was counted so far is kept and says so.
     """
     target, around = keeper.target, part.around
     _say(f"{part.part}: warming {target.name} up")
-    await warm_up(target)
+    await warm_up(target, WARM_UP_MUTATIONS if hostile else 0)
+    await keeper.check()
     birds = await Canaries.measured(target) if canaries else Canaries(target, [])
     around.before = await settled(target, keeper.pid)
     _say(f"{part.part}: begun")
     prober = await _start_prober(target)
     flying = asyncio.create_task(birds.fly() if canaries else asyncio.sleep(0))
-    started = time.monotonic()
+    started, gone = time.monotonic(), False
     try:
         yield
     except AttackError as error:
-        part.cut = str(error)
+        part.cut, gone = str(error), True
     finally:
         part.seconds = time.monotonic() - started
         birds.stopping.set()
@@ -45,7 +55,7 @@ async def surroundings(keeper: Keeper, part: Part, *, canaries: bool = True) -> 
     _say(f"{part.part}: {part.requests:,} requests in {part.seconds:.0f} s; waiting until all is quiet")
     around.canaries = birds.count
     around.exits, around.hangs = keeper.exits, keeper.hangs
-    if not part.cut:
+    if not gone:
         around.after = await settled(target, keeper.pid, around.before)
         around.changed = differences(around.before, around.after)
     if keeper.launched is not None:
@@ -56,8 +66,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def warm_up(target: Target) -> None:
-    """Fill caches, pools and buffers once, so that what grows afterwards is a leak.
+async def warm_up(target: Target, mutations: int = WARM_UP_MUTATIONS) -> None:
+    """Fill caches, pools and buffers once and start whatever starts late, so that what grows afterwards is a leak.
 
     Raises:
         AttackError: the server doesn't serve plain completions.
@@ -71,10 +81,17 @@ async def warm_up(target: Target) -> None:
             await generate(target, fields, stream=bool(number % 3))
             await target.ask(target.post("/v1/completions", b'{"prompt": [' + b"1," * 900_000 + b"1]}"))
 
+    async def mutated(number: int) -> None:
+        case = mutation(target, "warm-up", number)
+        async with waiting:
+            await exchange(target.host, target.port, case.pieces(), case.manners)
+
     try:
         async with asyncio.TaskGroup() as group:
             for number in range(WARM_UP):
                 group.create_task(one(number))
+            for number in range(mutations):
+                group.create_task(mutated(number))
     except ExceptionGroup as errors:
         raise AttackError(f"the quiet server: {errors.exceptions[0]}") from None
 

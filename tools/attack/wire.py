@@ -78,7 +78,7 @@ class Manners:
 
     end: End = End.WAIT
     answers: int = 1
-    deadline: float = 20.0
+    deadline: float = 30.0
     unread: float = 0.0
 
 

@@ -64,7 +64,7 @@ def slow_bodies(target: Target) -> Iterator[Case]:
 
 
 def unread(target: Target) -> Iterator[Case]:
-    """A stream larger than the system's buffers, of which nothing is read; most of it, the prompt, comes at once."""
+    """A stream of more than the buffers between hold, of which nothing is read; most of it comes at once."""
     prompt = token_prompt("unread", target.context * 3 // 4, target.vocab_size)
     fields = {"prompt": prompt, "max_tokens": 100, "n": 8, "logprobs": 20, "echo": True, "ignore_eos": True}
     content = body(target, COMPLETIONS, fields, stream=True)

@@ -6,7 +6,7 @@ from typing import Any
 from tools.attack.case import BAD, CHAT, COMPLETIONS, EITHER, GOOD, TOO_LARGE, Case, Row, crossed
 from tools.attack.target import Dialect, Target
 
-BUDGET = 20.0
+BUDGET = 60.0
 """Seconds for a compile budget, and for the queue before it when several bombs are sent at once."""
 UNIQUE_SCHEMAS = 200
 

@@ -22,7 +22,7 @@ from tools.attack.target import Dialect, Target
 from tools.attack.wire import Exchange
 
 MEGABYTE = 1_000_000
-QUICK = 20.0
+QUICK = 30.0
 """Seconds for a text that some tokenizers take minutes for."""
 
 
