@@ -7,7 +7,7 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 	llm-comply continue
 
 .PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate clean
+	gpu-check simulate overload drain crash soak timing key-timing clean
 
 install: .venv/installed
 
@@ -64,6 +64,24 @@ gpu-check: .venv/installed-test   ## on a machine with a GPU: test the kernels n
 
 simulate: .venv/installed-test  ## ten million simulated steps; an hour per core, goes on where it was stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.simulation --until 10000000 --jobs $${JOBS:-1}
+
+overload: .venv/installed-test  ## ten times as much as the server can answer; 15 minutes on an idle machine
+	$(BIN)/python -m tools.reliability overload
+
+drain: .venv/installed-test     ## 200 rolling restarts under load; half an hour, goes on where it was stopped
+	$(BIN)/python -m tools.reliability drain
+
+crash: .venv/installed-test     ## 50 × kill -9 and 50 × STOP of the engine; half an hour, goes on where it was stopped
+	$(BIN)/python -m tools.reliability crash
+
+soak: .venv/installed-test      ## MINUTES of mixed load, 60 by default
+	$(BIN)/python -m tools.reliability soak --minutes $${MINUTES:-60}
+
+timing: .venv/installed-test    ## prefix-cache timing across tenants; 15 minutes, goes on where it was stopped
+	$(BIN)/python -m tools.reliability timing
+
+key-timing: .venv/installed-test   ## timing of API keys; a minute
+	$(BIN)/python -m tools.reliability key-timing
 
 clean:
 	rm -rf .venv

@@ -12,7 +12,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from engine.errors import InvalidRequestError
 from engine.tokenizer import Tokenizer
 
-MAX_ERROR_CHARS = 300
+MAX_ERROR_CHARS = 200  # the compiler repeats the grammar
 TRIAL_STACK_BYTES = 4 << 20
 COMPILE_STACK_BYTES = 16 << 20
 """Stack of the engine's compiling thread. More than a trial's, so that what a trial survived can't overflow it."""

@@ -4,10 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from engine.config import ModelConfig, parameter_count
 from engine.decode_graphs import CudaGraphCapture, DecodeLimits
 from engine.errors import ModelError
 from engine.followers import Followers
+from engine.host_memory import gibibytes
 from engine.kv_arithmetic import (
     carry_bytes_per_sequence,
     sequential_bytes_per_token,
@@ -16,12 +19,15 @@ from engine.kv_arithmetic import (
 )
 from engine.messages import PROTOCOL_VERSION, EngineReady
 from engine.options import EngineOptions
+from engine.placement import memory_left
 from engine.rank_link import CacheSize
 from engine.rank_loading import LoadedRank, LoadPlan, load_rank, plan_load
 from engine.runner import ModelRunner, block_bytes
 from scheduler.scheduler import Scheduler, SchedulerLimits
 
 logger = logging.getLogger(__name__)
+
+MAX_REASON_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,20 @@ def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
     try:
         rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)
         return _assemble(rank, followers)
-    except BaseException:
+    except BaseException as error:
         followers.close()
+        if is_out_of_memory(error):
+            reason = str(error).partition("\n")[0][:MAX_REASON_CHARS] or type(error).__name__
+            raise ModelError(
+                f"There is not enough memory for this model; free some, or lower --kv-cache-memory ({reason})."
+            ) from None
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed. PyTorch has a class of its own for that on GPUs only."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def load_variants(options: Sequence[EngineOptions], show_progress: bool) -> list[LoadedModel]:
@@ -75,6 +92,7 @@ def _assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:
     scheduler = _make_scheduler(rank, memory)
     max_model_len = _fitting_model_len(scheduler, options, plan.max_model_len)
     size = CacheSize(scheduler.blocks.num_blocks, scheduler.carries.capacity, max_model_len)
+    _check_cache_fits(rank, size)
     followers.make_caches(size)
     runner = rank.make_runner(size, followers)
     if placement.captures_graphs and options.cuda_graphs and options.tensor_parallel_size == 1:
@@ -104,6 +122,21 @@ def _make_scheduler(rank: LoadedRank, free_memory: int) -> Scheduler:
     # Beside them, what admitting the last keeps free for those that run (`Scheduler`).
     useful = options.max_num_seqs * longest + (options.max_num_seqs - 1) * layout.num_loops
     return Scheduler(layout, limits, int(min(affordable, useful)))
+
+
+def _check_cache_fits(rank: LoadedRank, size: CacheSize) -> None:
+    """Memory is taken when it is first written to, so a pool that is too large would end a server at work."""
+    plan, config = rank.plan, rank.config
+    blocks = size.num_blocks * block_bytes(
+        config, plan.placement, plan.options.block_size, plan.options.prefix_caching
+    )
+    needed = blocks + size.num_carry_slots * config.hidden_size * plan.placement.dtype.itemsize
+    left = memory_left(plan.placement.device, plan.options.tensor_parallel_size)
+    if needed > left:
+        raise ModelError(
+            f"The cache takes {gibibytes(needed)} of memory and {gibibytes(left)} are free beside the weights; "
+            "lower --kv-cache-memory, --max-num-seqs or --max-rows-per-step."
+        )
 
 
 def _fitting_model_len(scheduler: Scheduler, options: EngineOptions, wanted: int) -> int:

@@ -194,6 +194,13 @@ def test_what_does_not_compile_is_refused_in_few_words(grammar: str) -> None:
     assert len(str(refusal.value)) < MAX_ERROR_CHARS + 50
 
 
+def test_a_refusal_repeats_little_of_a_long_grammar() -> None:
+    vocabulary = make_vocabulary(Tokenizer.load(DEMO), 4096, [0])
+    with pytest.raises(InvalidRequestError) as refusal:
+        compile_grammar(vocabulary, LLMatcher.grammar_from_regex("(" * 5000))
+    assert "(" * 201 not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     "pattern",
     ["(a|aa)*b", "(a|aa|ab){1000}{1000}", "((a{1000}){1000}){1000}", "(.*a.{20}){5}", r"\w{1,999}" * 20],

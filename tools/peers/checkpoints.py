@@ -68,11 +68,14 @@ def big_config() -> dict[str, object]:
     )
 
 
-def write_checkpoints(directory: Path, gguf_python: Path) -> Checkpoints:
+def write_checkpoints(
+    directory: Path, gguf_python: Path, config: dict[str, object] | None = None
+) -> Checkpoints:
     """Write what is not there yet.
 
     Args:
         gguf_python: an interpreter that has the package gguf.
+        config: another shape than that of the comparison.
     """
     made = Checkpoints(
         directory / "looped",
@@ -81,7 +84,7 @@ def write_checkpoints(directory: Path, gguf_python: Path) -> Checkpoints:
         directory / "llama.gguf",
         directory / "nanbeige.gguf",
     )
-    config = big_config()
+    config = config or big_config()
     if not made.looped.exists():
         make_checkpoint(made.looped, config, seed=0)
     if not made.llama.exists():

@@ -1,0 +1,1 @@
+"""Attacks a server from outside, over the wire: hostile inputs, mutations, disconnects; and exactness over HTTP."""
