@@ -139,8 +139,9 @@ class EngineCore:
         sampling = SamplingState.begin(
             params, prompt, self.model.config.vocab_size, self.model.runner.staging.device, grammar
         )
-        self.active[request.request_id] = ActiveRequest(request, sequence, sampling, [None] * len(prompt))
+        active = ActiveRequest(request, sequence, sampling, [None] * len(prompt))
         self.scheduler.add(sequence)
+        self.active[request.request_id] = active
 
     def abort(self, request_id: str) -> None:
         """Forget a request; unknown and finished ids are ignored."""
