@@ -34,7 +34,7 @@ def build_state(settings: Settings) -> AppState:
         SettingsError: a file named by a setting can't be used.
     """
     given_template = settings.read_chat_template()
-    model_dir = resolve_model(settings.model)
+    model_dir = resolve_model(settings.model, settings.revision)
     config = load_config(model_dir, settings.model_overrides)
     try_model(model_dir, given_template)
     tokenizer = Tokenizer.load(model_dir)

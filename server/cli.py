@@ -69,6 +69,7 @@ _MODEL = typer.Argument(
 def serve(
     context: typer.Context,
     model: Annotated[str | None, _MODEL] = None,
+    revision: Annotated[str | None, _option("revision", MODEL, "REVISION")] = None,
     served_model_name: Annotated[str | None, _option("served_model_name", MODEL, "NAME")] = None,
     chat_template: Annotated[Path | None, _option("chat_template", MODEL, "FILE")] = None,
     tool_call_parser: Annotated[
