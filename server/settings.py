@@ -125,6 +125,10 @@ class Settings(BaseSettings):
         le=64,
         description="Split the model over so many GPUs, or processes on the CPU; without CUDA graphs if above 1.",
     )
+    self_check: bool = Field(
+        True,
+        description="Try at start whether a request's bits depend on the requests beside it, and report it.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -194,6 +198,7 @@ class Settings(BaseSettings):
             cuda_graphs=self.cuda_graphs,
             threads=self.threads,
             tensor_parallel_size=self.tensor_parallel_size,
+            self_check=self.self_check,
         )
 
 
