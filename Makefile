@@ -7,7 +7,7 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 	llm-comply continue
 
 .PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate exactness clean
+	gpu-check simulate exactness mutation clean
 
 install: .venv/installed
 
@@ -67,6 +67,9 @@ simulate: .venv/installed-test  ## ten million simulated steps; an hour per core
 
 exactness: .venv/installed-test  ## 10,000 requests in crowds against the same alone, bit for bit; ten minutes on one core
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.exactness --seed 0 --cases 350 --crowds 1000 --page docs/results/exactness.md
+
+mutation: .venv/installed-test  ## small changes to the scheduler, each of which a test must notice; half an hour, goes on where it stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutation --page docs/results/mutation.md
 
 clean:
 	rm -rf .venv
