@@ -166,7 +166,7 @@ def _scope(path: str) -> Scope:
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }
 

@@ -15,7 +15,7 @@ def import_path() -> str:
 
 def leave_signals_to_parent() -> None:
     """Ctrl-C and a service manager signal every process of the group, but draining needs the engine alive."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

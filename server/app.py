@@ -4,9 +4,11 @@ from fastapi import FastAPI
 
 from server.anthropic.errors import AnthropicErrorsMiddleware
 from server.anthropic.messages import router as messages_router
+from server.api_keys import ApiKeys
 from server.auth import AuthMiddleware
 from server.body_limit import BodyLimitMiddleware
 from server.engine_metrics import EngineCollector
+from server.host_check import HostMiddleware
 from server.http_metrics import HttpMetricsMiddleware, HttpSeries
 from server.lifespan import lifespan
 from server.openai.errors import install_error_handlers
@@ -14,17 +16,18 @@ from server.openai.routes import router as openai_router
 from server.openapi import ADDRESS as OPENAPI_ADDRESS
 from server.openapi import install_openapi
 from server.operations import router as operations_router
+from server.rate_limit_headers import RateLimitHeadersMiddleware
 from server.request_id import RequestIdMiddleware
 from server.state import AppState
 from server.version import package_version
 
 
-def create_app(state: AppState, api_keys: tuple[str, ...] = ()) -> FastAPI:
+def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
     """The ASGI application over a prepared state; call once per state.
 
     Args:
         state: what the routes use; its client is started and stopped by the application.
-        api_keys: keys that clients must present; none means no authentication.
+        api_keys: keys that clients must present; None means no authentication.
     """
     app = FastAPI(
         title="loopserve",
@@ -41,11 +44,15 @@ def create_app(state: AppState, api_keys: tuple[str, ...] = ()) -> FastAPI:
     app.include_router(openai_router)
     app.include_router(messages_router)
     install_error_handlers(app)
-    install_openapi(app, with_keys=bool(api_keys))
+    install_openapi(app, with_keys=api_keys is not None)
     # Added last is outermost. Bodies are read only from authenticated clients; refusals are counted and carry an id.
     app.add_middleware(BodyLimitMiddleware, limit=int(state.settings.max_body_size))
-    if api_keys:
+    if state.key_limits.has_rates:
+        app.add_middleware(RateLimitHeadersMiddleware, limits=state.key_limits)
+    if api_keys is not None:
+        state.key_limits.replace(state.settings.key_quota(len(api_keys)), api_keys.accounts)
         app.add_middleware(AuthMiddleware, keys=api_keys)
+    app.add_middleware(HostMiddleware, allowed=state.settings.allowed_hosts)
     app.add_middleware(AnthropicErrorsMiddleware)
     app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry))
     app.add_middleware(RequestIdMiddleware)

@@ -15,6 +15,7 @@ from server.chat_dialect import chat_dialect
 from server.chat_template import ChatTemplate
 from server.engine_client import EngineClient
 from server.grammar_trial import GrammarTrial
+from server.key_limits import KeyLimits
 from server.metrics import ServerMetrics
 from server.settings import Settings
 from server.state import AppState
@@ -44,6 +45,7 @@ def build_state(settings: Settings) -> AppState:
         settings=settings,
         client=client,
         metrics=metrics,
+        key_limits=KeyLimits(settings.key_quota(0)),
         grammars=GrammarTrial(
             [str(model_dir), str(config.vocab_size), ",".join(map(str, config.eos_token_ids))],
             settings.grammar_timeout,

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +13,11 @@ from pydantic import ByteSize
 from typer.exceptions import TyperException
 
 from engine.errors import LoopserveError, ModelError
+from server.api_keys import ApiKeys
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EXIT_MODEL_ERROR
+from server.key_reload import KeyReload
 from server.runner import address_of, bind, curl_line, run_server
 from server.settings import DEMO_MODEL, Settings, load_settings, option_name
 from server.version import package_version
@@ -79,6 +82,11 @@ def serve(
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
+    key_concurrency: Annotated[int | None, _option("key_concurrency", ACCESS)] = None,
+    key_requests_per_minute: Annotated[int | None, _option("key_requests_per_minute", ACCESS)] = None,
+    key_tokens_per_minute: Annotated[int | None, _option("key_tokens_per_minute", ACCESS)] = None,
+    shared_prefix_cache: Annotated[bool | None, _option("shared_prefix_cache", ACCESS)] = None,
+    allowed_hosts: Annotated[list[str] | None, _option("allowed_hosts", ACCESS, "HOST")] = None,
     single_process: Annotated[bool | None, _option("single_process", ENGINE)] = None,
     heartbeat_timeout: Annotated[float | None, _option("heartbeat_timeout", ENGINE, "SECONDS")] = None,
     execution: Annotated[str | None, _option("execution", ENGINE, "parallel|sequential")] = None,
@@ -105,9 +113,11 @@ def serve(
     """Serve MODEL until SIGTERM or Ctrl-C.
 
     A signal lets running requests finish; a second one doesn't wait for them.
+    SIGHUP reads --api-key-file again.
 
     Every option can also be set by an environment variable: --max-num-seqs
-    by LOOPSERVE_MAX_NUM_SEQS, and so on (--api-key by LOOPSERVE_API_KEYS).
+    by LOOPSERVE_MAX_NUM_SEQS, and so on (--api-key by LOOPSERVE_API_KEYS,
+    --allowed-host by LOOPSERVE_ALLOWED_HOSTS).
 
     Without an API key, everybody who reaches the port may use the server;
     with one, everything but /health and /ready needs it.
@@ -172,14 +182,17 @@ def _serve(settings: Settings) -> int:
     )
     for chatty in ("httpx", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
-    api_keys = settings.all_api_keys()
-    if not api_keys and settings.host not in LOOPBACK:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can do something about it
+    keys = ApiKeys(settings.all_api_keys())
+    with_keys = len(keys) > 0
+    if not with_keys and settings.host not in LOOPBACK:
         logging.getLogger(__name__).warning("listening on %s without an API key", settings.host)
     with bind(settings.host, settings.port) as listening:
         state = build_state(settings)
-        app = create_app(state, api_keys)
+        app = create_app(state, keys if with_keys else None)
         address = address_of(listening)
         print(f"loopserve is loading {state.model_name} and will serve it on {address}", flush=True)
-        curl = curl_line(address, state.model_name, with_key=bool(api_keys))
+        curl = curl_line(address, state.model_name, with_key=with_keys)
         announcement = f"Ready on {address}. Try:\n  {curl}"
-        return asyncio.run(run_server(app, state.client, listening, settings, announcement))
+        reload = KeyReload(settings, keys, state.key_limits)
+        return asyncio.run(run_server(app, state.client, listening, settings, announcement, reload))

@@ -7,6 +7,7 @@ the text whether to retry, to shorten the prompt or to give up, so a row is part
 from dataclasses import dataclass
 
 INVALID_REQUEST = "invalid_request_error"
+RATE_LIMIT = "rate_limit_error"
 SERVER_ERROR = "server_error"
 
 
@@ -84,6 +85,20 @@ INVALID_GRAMMAR = ErrorKind(
     "{problem}",
     "A JSON schema, regex, choice or grammar doesn't compile, or not within the time and memory that grammars get.",
 )
+INVALID_HOST = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    "invalid_host",
+    "The Host header must be there once and name this server.",
+    "Host is absent, doubled, malformed or not one of `--allowed-host`. Every path but `/health` and `/ready`.",
+)
+KEY_TOO_MANY_SEQUENCES = ErrorKind(
+    400,
+    INVALID_REQUEST,
+    None,
+    "The request asks for {count} sequences; an API key may have {limit} in flight.",
+    "Prompts times `n` is more than `--key-concurrency` will ever allow.",
+)
 CONTEXT_LENGTH_EXCEEDED = ErrorKind(
     400,
     INVALID_REQUEST,
@@ -131,6 +146,20 @@ UNSUPPORTED_MEDIA_TYPE = ErrorKind(
 )
 UNSUPPORTED_ENCODING = ErrorKind(
     415, INVALID_REQUEST, "unsupported_media_type", "Send the body uncompressed.", "The body is compressed."
+)
+KEY_BUSY = ErrorKind(
+    429,
+    RATE_LIMIT,
+    "rate_limit_exceeded",
+    "This API key may have {limit} sequences in flight and would have more; please retry later.",
+    "`--key-concurrency`. Every 429 has a `Retry-After`.",
+)
+KEY_RATE_LIMITED = ErrorKind(
+    429,
+    RATE_LIMIT,
+    "rate_limit_exceeded",
+    "This API key may use {limit} {what} per minute; please retry in {seconds} s.",
+    "`--key-requests-per-minute` or `--key-tokens-per-minute`; the headers `x-ratelimit-*` say what is left.",
 )
 ENGINE_DEAD = ErrorKind(
     500,

@@ -17,8 +17,8 @@ from server.openai.body import inlined_schema
 
 ADDRESS = "/openapi.json"
 
-EVERYWHERE = (413, 500)
-WITH_A_BODY = (400, 404, 415, 503)
+EVERYWHERE = (400, 413, 500)
+WITH_A_BODY = (400, 404, 415, 429, 503)
 NOT_FOUND = (404,)
 ERROR, ANTHROPIC_ERROR = "ErrorAnswer", "AnthropicErrorAnswer"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -52,7 +53,12 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 async def run_server(
-    app: ASGIApp, client: EngineClient, listening: socket.socket, settings: Settings, announcement: str
+    app: ASGIApp,
+    client: EngineClient,
+    listening: socket.socket,
+    settings: Settings,
+    announcement: str,
+    on_hangup: Callable[[], None],
 ) -> int:
     """Serve until told to stop or the engine is beyond help.
 
@@ -62,11 +68,13 @@ async def run_server(
         listening: where to accept connections.
         settings: for the drain time.
         announcement: printed once the engine is ready.
+        on_hangup: called for each SIGHUP.
 
     Returns:
         The exit code.
     """
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     # h11 refuses malformed requests that httptools lets through; both are far faster than a language model.
     config = uvicorn.Config(
         app,

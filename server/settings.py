@@ -23,10 +23,13 @@ from engine.options import (
     Quantization,
 )
 from server.errors import SettingsError
+from server.host_check import allowed_host
+from server.key_file import is_sendable, read_keys
+from server.key_limits import KeyQuota
+from server.text_file import read_text
 
 ENV_PREFIX = "LOOPSERVE_"
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "models" / "demo"
-MAX_TEXT_FILE_BYTES = 1 << 20
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 ToolCallParserName = Literal["auto", "none", "hermes", "qwen3_coder", "iquest"]
@@ -78,9 +81,36 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Key that clients must present; repeatable. In the environment, a comma list."
+        (),
+        description="Key that clients must present; repeatable. In the environment, a comma list. Other users of this "
+        "machine can see options: better use the environment or a file.",
     )
-    api_key_file: Path | None = Field(None, description="File with one API key per line.")
+    api_key_file: Path | None = Field(
+        None,
+        description="File with one API key per line; lines that begin with # are comments. SIGHUP reads it again.",
+    )
+    key_concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="Most sequences of one API key in flight. Default: half of all places if there are several keys.",
+    )
+    key_requests_per_minute: int | None = Field(
+        None, ge=1, description="Most generating requests of one API key per minute. Default: any number."
+    )
+    key_tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of one API key per minute, prompts and answers. Default: any number.",
+    )
+    shared_prefix_cache: bool = Field(
+        False,
+        description="Let requests with different API keys reuse each other's cached prefixes, which shows in times.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Host name that requests may be addressed to, such as api.example.com or *.example.com; "
+        "repeatable. In the environment, a comma list. Default: any.",
+    )
 
     single_process: bool = Field(False, description="Run the engine in a thread of the server process.")
     heartbeat_timeout: float = Field(
@@ -136,7 +166,17 @@ class Settings(BaseSettings):
         keys = [key.strip() for key in value.split(",")] if isinstance(value, str) else value
         if isinstance(keys, list | tuple) and (isinstance(value, str) or keys) and not all(keys):
             raise ValueError("holds an empty key; unset it to serve without keys")
+        if isinstance(keys, list | tuple) and not all(
+            is_sendable(key) for key in keys if isinstance(key, str)
+        ):
+            raise ValueError("holds a key with whitespace or an unprintable character")
         return keys
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _read_hosts(cls, value: object) -> object:
+        hosts = value.split(",") if isinstance(value, str) else value
+        return tuple(allowed_host(str(host)) for host in hosts) if isinstance(hosts, list | tuple) else hosts
 
     @field_validator("model_overrides", mode="before")
     @classmethod
@@ -168,7 +208,14 @@ class Settings(BaseSettings):
             SettingsError: the file can't be read or holds no key.
         """
         keys = tuple(key.get_secret_value() for key in self.api_keys)
-        return keys if self.api_key_file is None else keys + _read_keys(self.api_key_file)
+        return keys if self.api_key_file is None else keys + read_keys(self.api_key_file)
+
+    def key_quota(self, num_keys: int) -> KeyQuota:
+        """What each of so many API keys may use."""
+        concurrency = self.key_concurrency
+        if concurrency is None and num_keys > 1:
+            concurrency = max(1, self.max_in_flight // 2)
+        return KeyQuota(concurrency, self.key_requests_per_minute, self.key_tokens_per_minute)
 
     def read_chat_template(self) -> str | None:
         """The text of `--chat-template`, or None.
@@ -176,7 +223,7 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: the file can't be read.
         """
-        return None if self.chat_template is None else _read_text("--chat-template", self.chat_template)
+        return None if self.chat_template is None else read_text("--chat-template", self.chat_template)
 
     def engine_options(self, model_dir: Path) -> EngineOptions:
         """The part that the engine gets."""
@@ -241,24 +288,5 @@ def option_name(field: str) -> str:
     """The command-line spelling of a field."""
     if field == "model":
         return "MODEL"
-    return "--api-key" if field == "api_keys" else "--" + field.replace("_", "-")
-
-
-def _read_keys(path: Path) -> tuple[str, ...]:
-    keys = tuple(line.strip() for line in _read_text("--api-key-file", path).splitlines() if line.strip())
-    if not keys:
-        raise SettingsError(f"--api-key-file: {path} holds no key")
-    return keys
-
-
-def _read_text(option: str, path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TEXT_FILE_BYTES + 1)
-        if len(data) > MAX_TEXT_FILE_BYTES:
-            raise SettingsError(f"{option}: {path} is larger than {MAX_TEXT_FILE_BYTES} bytes")
-        return data.decode()
-    except OSError as error:
-        raise SettingsError(f"{option}: can't read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{option}: {path} is not UTF-8 text") from None
+    repeated = {"api_keys": "--api-key", "allowed_hosts": "--allowed-host"}
+    return repeated.get(field) or "--" + field.replace("_", "-")

@@ -109,13 +109,14 @@ def admit(state: AppState, fields: GenerationFields) -> EngineReady:
 
     Raises:
         UnavailableError: not now.
-        ApiError: another model's name (404), or options that don't go together (400).
+        ApiError: another model's name (404), options that don't go together (400), or too much of one key (429).
         InvalidRequestError: more loops than the model has.
     """
     check_model(state, fields.model)
     if fields.stream_options is not None and not fields.stream:
         raise ApiError(400, "stream_options needs stream to be true.", param="stream_options")
     state.client.admit(1)
+    state.key_limits.check(state.account)
     assert state.client.info is not None
     check_num_loops(fields.loops, state.client.info.num_loops)
     return state.client.info
@@ -128,6 +129,7 @@ def end_tokens(state: AppState) -> tuple[int, ...]:
 
 
 def make_choices(
+    state: AppState,
     fields: GenerationFields,
     answer: Answer,
     prompts: list[Prompt],
@@ -150,6 +152,7 @@ def make_choices(
                 priority=fields.priority or 0,
                 cache_salt=fields.cache_salt or "",
                 num_loops=fields.loops,
+                tenant=state.tenant,
             )
             choices.append(
                 Choice(

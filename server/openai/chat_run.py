@@ -69,7 +69,7 @@ class ChatRun:
         params = _params(state, fields, len(prompt.token_ids), engine.max_model_len, grammar)
         answer = Answer.begin(id_prefix, state.model_name, fields.stream_options)
         shown = _shown_tokens(state, tools)
-        choices = make_choices(fields, answer, [prompt], [params], engine.vocab_size, shown)
+        choices = make_choices(state, fields, answer, [prompt], [params], engine.vocab_size, shown)
         # A constraint other than on calls holds from the first token on, so nothing can be reasoning.
         thinks = state.dialect.thinks and (grammar is None or calls is not None)
         begun = _within_reasoning(state, prompt)

@@ -56,7 +56,7 @@ class CompletionRun:
         grammar = await checked_constraint(state, fields)
         params = [_params(state, fields, prompt, engine.max_model_len, grammar) for prompt in prompts]
         answer = Answer.begin(id_prefix, state.model_name, fields.stream_options)
-        choices = make_choices(fields, answer, prompts, params, engine.vocab_size)
+        choices = make_choices(state, fields, answer, prompts, params, engine.vocab_size)
         usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
         return cls(state, answer, prompts, choices, fields.n or 1, usage)
 

@@ -68,6 +68,17 @@ async def run_choices(
     Raises:
         UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first one that any choice meets.
     """
+    with state.key_limits.hold(state.account, [choice.request for choice in choices]) as hold:
+        async with aclosing(_run_all(state, choices, ended)) as deltas:
+            async for delta in deltas:
+                hold.generated += len(delta.token_ids)
+                yield delta
+
+
+async def _run_all(
+    state: AppState, choices: list[Choice], ended: Container[int]
+) -> AsyncGenerator[Delta, None]:
+    """The same, whatever the key may use."""
     state.client.admit(len(choices))
     if len(choices) == 1:
         # Nothing to merge: a task and a queue between would cost each token another turn of the event loop.

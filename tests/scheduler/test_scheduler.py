@@ -214,6 +214,40 @@ def test_sequences_of_different_loops_share_no_block():
     assert hits == [0, 0, 36, 36]
 
 
+def serve_alone(scheduler: Scheduler, prompt: list[int], tenant: str) -> int:
+    """Run one short request to its end; returns its cached tokens."""
+    sequence = Sequence("s", list(prompt), len(prompt), scheduler.layout, tenant=tenant)
+    scheduler.add(sequence)
+    while sequence.num_output_tokens == 0:
+        run_step(scheduler, lambda sequence: 1)
+    scheduler.finish(sequence)
+    check(scheduler)
+    return sequence.cached_tokens
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_flood_of_one_tenant_leaves_anothers_prefix_cached(apart):
+    """With both on one tenant, which is plain LRU, the same flood costs B everything."""
+    layout = LoopLayout(num_loops=2, offset=1, window=4, num_layers=1, block_size=4)
+    scheduler = make_scheduler(layout, num_blocks=60, max_num_seqs=2, max_rows=64)
+    system_prompt = list(range(1000, 1041))
+    flood, victim = ("a", "b") if apart else ("both", "both")
+    hits = []
+    for wave in range(10):
+        for number in range(8):
+            serve_alone(scheduler, [wave * 100 + number] * 40, flood)
+        hits.append(serve_alone(scheduler, system_prompt, victim))
+    assert hits == ([0] + [40] * 9 if apart else [0] * 10)
+
+
+def test_tenants_share_no_block_even_of_equal_prompts_and_salts():
+    layout = LoopLayout(num_loops=2, offset=1, window=4, num_layers=1, block_size=4)
+    scheduler = make_scheduler(layout, num_blocks=200, max_num_seqs=2, max_rows=64)
+    prompt = list(range(40))
+    found = [serve_alone(scheduler, prompt, tenant) for tenant in ("a", "b", "a", "", "b")]
+    assert found == [0, 0, 36, 0, 36]
+
+
 def test_the_newest_position_waits_for_the_loops_between():
     """Without `every_loop` the last loop may be at the newest position before the one ahead of it."""
     layout = LoopLayout(3, 1, 4, 2, 4)

@@ -221,7 +221,7 @@ async def call(app: FastAPI, path: str, body: dict[str, Any], gone: asyncio.Even
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }
     await app(scope, receive, send)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from server.anthropic.errors import AnthropicErrorsMiddleware
+from server.api_keys import ApiKeys
 from server.app import create_app
 from server.state import AppState
 from tests.server.asgi import call
@@ -177,7 +178,7 @@ def test_our_own_bug(played: Make) -> None:
 
 def test_a_wrong_key(played: Make) -> None:
     async def main(app: FastAPI, state: AppState) -> None:
-        guarded = create_app(replace(state, metrics=type(state.metrics)("0")), ("key",))
+        guarded = create_app(replace(state, metrics=type(state.metrics)("0")), ApiKeys(["key"]))
         transport = httpx.ASGITransport(guarded)
         async with httpx.AsyncClient(transport=transport, base_url="http://tiny") as client:
             wrong = await client.post(URL, json=BODY, headers={"x-api-key": "wrong"})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from server.api_keys import ApiKeys
 from server.app import create_app
 from server.auth import OPEN_PATHS
 from server.metrics import ServerMetrics
@@ -103,8 +104,8 @@ def test_with_keys_the_document_needs_one_and_says_so(played: Make) -> None:
     server = played()
 
     async def main(_: Any, state: Any) -> None:
-        app = create_app(replace(state, metrics=ServerMetrics("0")), ("secret",))
-        reply = await call(app, ADDRESS)
+        app = create_app(replace(state, metrics=ServerMetrics("0")), ApiKeys(["secret"]))
+        reply = await call(app, ADDRESS, [(b"host", b"tiny")])
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
         assert app.openapi()["security"] == [{"key": []}]
         described = app.openapi()["paths"].items()

@@ -47,7 +47,8 @@ def test_no_code_is_raised_that_is_not_in_the_table() -> None:
 @pytest.mark.parametrize("kind", CATALOGUE.values(), ids=CATALOGUE)
 def test_rows_are_sound(kind: ErrorKind) -> None:
     assert 400 <= kind.status < 600
-    assert kind.type == ("invalid_request_error" if kind.status < 500 else "server_error")
+    blame = "invalid_request_error" if kind.status < 500 else "server_error"
+    assert kind.type == {429: "rate_limit_error"}.get(kind.status, blame)
     assert kind.code is None or re.fullmatch(r"[a-z_]+", kind.code)
     assert "|" not in kind.text + kind.when
     assert kind.when.endswith(".")

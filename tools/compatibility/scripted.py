@@ -24,9 +24,11 @@ from engine.messages import (
     ToEngine,
 )
 from engine.tokenizer import Tokenizer
+from server.api_keys import ApiKeys
 from server.app import create_app
 from server.bootstrap import build_state
 from server.engine_client import EngineClient
+from server.key_reload import KeyReload
 from server.metrics import ServerMetrics
 from server.runner import address_of, bind, run_server
 from server.settings import load_settings
@@ -128,10 +130,14 @@ def main() -> None:
             heartbeat_timeout=settings.heartbeat_timeout,
         )
         state = dataclasses.replace(state, client=client)
-        app = create_app(state, settings.all_api_keys())
+        keys = ApiKeys(settings.all_api_keys())
+        app = create_app(state, keys if len(keys) else None)
+        reload = KeyReload(settings, keys, state.key_limits)
         address = address_of(listening)
         print(f"scripted server on {address}", flush=True)
-        raise SystemExit(asyncio.run(run_server(app, client, listening, settings, f"Ready on {address}.")))
+        raise SystemExit(
+            asyncio.run(run_server(app, client, listening, settings, f"Ready on {address}.", reload))
+        )
 
 
 if __name__ == "__main__":
