@@ -113,8 +113,8 @@ noticed. *Score* leaves out those survivors that were judged equivalent; each is
 {chr(10).join(survivors)}
 
 Why no library: mutmut 3 leaves decorated functions alone, which here are all properties, and cosmic-ray starts a
-process per mutant, each with seconds for importing torch; neither runs a second line of defence only where the first one held.
-What is used here is 350 lines.
+process per mutant, each with seconds for importing torch; neither runs a second line of defence only where the first
+one held. What is used here is 350 lines.
 
 {where}
 """
