@@ -7,7 +7,7 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 	llm-comply continue
 
 .PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate overload drain crash soak timing key-timing fuzz-checkpoint clean
+	gpu-check simulate overload drain crash soak timing key-timing fuzz-checkpoint exactness mutation clean
 
 install: .venv/installed
 
@@ -85,6 +85,12 @@ key-timing: .venv/installed-test   ## timing of API keys; a minute
 
 fuzz-checkpoint: .venv/installed-test  ## twenty thousand damaged model directories; about 10 minutes
 	$(BIN)/python -m tools.fuzz_checkpoint --cases 20000 --page docs/results/checkpoint-fuzz.md
+
+exactness: .venv/installed-test  ## 10,000 requests in crowds against the same alone, bit for bit; ten minutes on one core
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.exactness --seed 0 --cases 350 --crowds 1000 --page docs/results/exactness.md
+
+mutation: .venv/installed-test  ## small changes to the scheduler, each of which a test must notice; half an hour, goes on where it stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutation --page docs/results/mutation.md
 
 clean:
 	rm -rf .venv

@@ -2,9 +2,11 @@
 
 import errno
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import torch
 
 from engine.config import ModelConfig, parameter_count
@@ -24,6 +26,7 @@ from engine.placement import memory_left
 from engine.rank_link import CacheSize
 from engine.rank_loading import LoadedRank, LoadPlan, load_rank, plan_load
 from engine.runner import ModelRunner, block_bytes
+from engine.self_check import Subject, is_batch_invariant
 from scheduler.scheduler import Scheduler, SchedulerLimits
 
 logger = logging.getLogger(__name__)
@@ -54,7 +57,8 @@ def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
     followers = Followers.start(options)
     try:
         rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)
-        return _assemble(rank, followers)
+        model = _assemble(rank, followers)
+        return _self_checked(model, rank) if options.self_check else model
     except BaseException as error:
         followers.close()
         if is_out_of_memory(error):
@@ -71,6 +75,37 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed. PyTorch has a class of its own for that on GPUs only."""
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _self_checked(model: LoadedModel, rank: LoadedRank) -> LoadedModel:
+    """The model with what the self-check found. A failed one is reported, and the model is served all the same."""
+    placement, started = rank.plan.placement, time.monotonic()
+    if (placement.backend, placement.device.type) == ("triton", "cpu"):
+        return model  # Triton's interpreter would take minutes
+    if placement.device.type == "cpu" and rank.plan.options.tensor_parallel_size == 1:
+        subject = Subject.first_layer(rank)
+    else:
+        scheduler = model.scheduler
+        subject = Subject(model.runner, scheduler.limits, scheduler.blocks.num_blocks, model.max_model_len)
+    holds = is_batch_invariant(subject)
+    seconds = time.monotonic() - started
+    if holds:
+        logger.info("self-check: a request gets the same bits alone and in a crowd (%.2f s)", seconds)
+    elif placement.backend == "cpu":
+        logger.warning(
+            "self-check failed: on this machine a request's results depend in their last bits on the requests beside "
+            "it, which the CPU backend promises to rule out; answers are not reproducible bit for bit. Please report "
+            "the CPU and the versions of torch, numba and llvmlite (%.2f s)",
+            seconds,
+        )
+    else:
+        logger.info(
+            "self-check: a request's results depend in their last bits on the requests beside it; the %s backend "
+            "promises nothing else (%.2f s)",
+            placement.backend,
+            seconds,
+        )
+    return replace(model, ready=msgspec.structs.replace(model.ready, batch_invariant=holds))
 
 
 def load_variants(options: Sequence[EngineOptions], show_progress: bool) -> list[LoadedModel]:

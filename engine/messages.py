@@ -129,6 +129,8 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
         kv_bytes_per_token: shared K/V bytes per token of context.
         kv_bytes_per_token_sequential: what a cache with every loop's whole context would need.
         kv_bytes_per_sequence: windows and carry, a constant per running sequence.
+        batch_invariant: whether a request got the same bits alone and in a crowd when the engine tried at its start;
+            None if it did not try.
     """
 
     protocol_version: int
@@ -142,6 +144,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     kv_bytes_per_token: int
     kv_bytes_per_token_sequential: int
     kv_bytes_per_sequence: int
+    batch_invariant: bool | None = None
 
 
 class EngineFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -133,6 +133,7 @@ def serve(
     cuda_graphs: Annotated[bool | None, _option("cuda_graphs", ENGINE)] = None,
     threads: Annotated[int | None, _option("threads", ENGINE)] = None,
     tensor_parallel_size: Annotated[int | None, _option("tensor_parallel_size", ENGINE)] = None,
+    self_check: Annotated[bool | None, _option("self_check", ENGINE)] = None,
 ) -> int:
     """Serve MODEL until SIGTERM or Ctrl-C.
 

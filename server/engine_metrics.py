@@ -92,6 +92,12 @@ def _layout(info: EngineReady) -> Iterator[Metric]:
         {"shared": info.kv_bytes_per_token, "sequential": info.kv_bytes_per_token_sequential},
     )
     yield _gauge("kv_bytes_per_sequence", "Window and carry bytes per sequence.", info.kv_bytes_per_sequence)
+    if info.batch_invariant is not None:
+        yield _gauge(
+            "batch_invariant",
+            "1 if a request got the same bits alone and in a crowd when the engine tried at its start.",
+            info.batch_invariant,
+        )
     config = GaugeMetricFamily(
         "loopserve_cache_config_info",
         "Shape of the cache.",

@@ -178,6 +178,10 @@ class Settings(LimitSettings):
         le=64,
         description="Split the model over so many GPUs, or processes on the CPU; without CUDA graphs if above 1.",
     )
+    self_check: bool = Field(
+        True,
+        description="Try at start whether a request's bits depend on the requests beside it, and report it.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -266,6 +270,7 @@ class Settings(LimitSettings):
             cuda_graphs=self.cuda_graphs,
             threads=self.threads,
             tensor_parallel_size=self.tensor_parallel_size,
+            self_check=self.self_check,
         )
 
 

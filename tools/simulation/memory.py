@@ -1,6 +1,7 @@
 """The cache of the model of hashes, and pools that poison in it whatever belongs to nobody."""
 
 from collections import Counter
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,14 @@ from scheduler.loop_layout import LoopLayout
 from scheduler.step_plan import CarryRestore
 from tools.simulation.arithmetic import POISON
 from tools.simulation.failure import require
+
+
+class Poisonable(Protocol):
+    """Memory that a block pool and a carry pool keep the books of."""
+
+    def poison_block(self, block: int) -> None: ...
+
+    def poison_slot(self, slot: int) -> None: ...
 
 
 class Memory:
@@ -42,6 +51,9 @@ class Memory:
         self.carries[_used(batch.output_slots)] = POISON
         self.block_hidden[_used(batch.snapshot_blocks)] = POISON
 
+    def poison_slot(self, slot: int) -> None:
+        self.carries[slot] = POISON
+
 
 class PoisoningBlockPool(BlockPool):
     """Poisons blocks as they become free and as they are handed out, and checks who loses one.
@@ -50,7 +62,7 @@ class PoisoningBlockPool(BlockPool):
         idle: whose each evictable block is, in the order in which they were last used.
     """
 
-    def __init__(self, num_blocks: int, memory: Memory) -> None:
+    def __init__(self, num_blocks: int, memory: Poisonable) -> None:
         super().__init__(num_blocks)
         self.memory = memory
         self.evictions = 0
@@ -101,14 +113,14 @@ class PoisoningBlockPool(BlockPool):
 class PoisoningCarryPool(CarryPool):
     """Poisons slots as they are given back."""
 
-    def __init__(self, capacity: int, memory: Memory) -> None:
+    def __init__(self, capacity: int, memory: Poisonable) -> None:
         super().__init__(capacity)
         self.memory = memory
 
     def release(self, slots: list[int]) -> None:
         super().release(slots)
         for slot in slots:
-            self.memory.carries[slot] = POISON
+            self.memory.poison_slot(slot)
 
 
 def _used(indices: torch.Tensor) -> np.ndarray:
