@@ -29,9 +29,9 @@ def f(values: list[int], ünit: str = "1", *, late: bool = False) -> int:
 CHANGES = {
     "values[(2):]",
     "values[:]",
-    "value <= 3 and late",
+    "(value <= 3) and late",
     "value < (4) and late",
-    "value < 3 or late",
+    "(value < 3 or late)",
     "if (value < 3)",
     "if (late)",
     "break",
