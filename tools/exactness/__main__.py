@@ -50,6 +50,7 @@ def run_all(seed: int, cases: int, crowds: int) -> Run:
     """All cases and crowds of a seed; failures are collected."""
     started, totals, answers = time.process_time(), Totals(), Answers()
     failures: list[str] = []
+    checked_out = commit()  # while this runs, there may come others
     for number in range(cases):
         try:
             totals.add(run_case(seed, number))
@@ -65,7 +66,7 @@ def run_all(seed: int, cases: int, crowds: int) -> Run:
         except SimulationError as error:
             failures.append(str(error))
     seconds = time.process_time() - started
-    return Run(seed, totals, answers, failures, seconds, describe(), commit(), datetime.now(UTC).date())
+    return Run(seed, totals, answers, failures, seconds, describe(), checked_out, datetime.now(UTC).date())
 
 
 def _arguments() -> argparse.Namespace:

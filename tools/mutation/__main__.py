@@ -57,10 +57,11 @@ def _path(module: str) -> Path:
 
 
 def tests_for(module: str) -> list[list[str]]:
-    """All of the scheduler's tests, those of the module itself first."""
+    """All of the scheduler's tests, the module's own first; where there are none, those of the scheduler as a whole."""
+    files = sorted((ROOT / TESTS).glob("test_*.py"))
     own = ROOT / TESTS / f"test_{module.rpartition('.')[2]}.py"
-    others = [str(file) for file in sorted((ROOT / TESTS).glob("test_*.py")) if file != own]
-    return [[str(own)], others] if own.exists() else [others]
+    first = own if own in files else ROOT / TESTS / "test_scheduler.py"
+    return [[str(first)], [str(file) for file in files if file != first]]
 
 
 def _arguments() -> argparse.Namespace:

@@ -127,6 +127,7 @@ def _changed_expression(node: ast.expr) -> Iterator[ast.AST]:
                 yield ast.Slice(None, upper, step)
             if upper is not None:
                 yield ast.Slice(lower, None, step)
+    match node:
         case ast.Call(function, args, [*keywords, ast.keyword("key")]):
             yield ast.Call(function, args, keywords)
 

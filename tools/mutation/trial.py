@@ -50,7 +50,12 @@ def try_mutant(mutant: Mutant, tests: Sequence[Sequence[str]]) -> Outcome:
 
     Args:
         tests: paths for one run of pytest after another, until the first failure.
+
+    Raises:
+        RuntimeError: the real module was imported already, and the mutant would not take its place.
     """
+    if "scheduler" in sys.modules:
+        raise RuntimeError("the scheduler must not have been imported before a trial")
     process = os.fork()
     if process == 0:
         code = 10  # whatever goes wrong was noticed
