@@ -7,7 +7,8 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 	llm-comply continue
 
 .PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate overload drain crash soak timing key-timing fuzz-checkpoint exactness mutation clean
+	gpu-check simulate attack attack-disconnects attack-peers overload drain crash soak timing key-timing \
+	fuzz-checkpoint exactness mutation clean
 
 install: .venv/installed
 
@@ -91,6 +92,19 @@ exactness: .venv/installed-test  ## 10,000 requests in crowds against the same a
 
 mutation: .venv/installed-test  ## small changes to the scheduler, each of which a test must notice; half an hour, goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutation --page docs/results/mutation.md
+
+attack: .venv/installed-test  ## hostile inputs, mutations and exactness against our server; 15 minutes
+	$(BIN)/python -m tools.attack all --self; passed=$$?; $(BIN)/python -m tools.attack report; exit $$passed
+
+attack-disconnects: .venv/installed-test  ## ten thousand clients that go away; 15 minutes
+	$(BIN)/python -m tools.attack disconnects --self; passed=$$?; $(BIN)/python -m tools.attack report; exit $$passed
+
+attack-peers: .venv/installed-test  ## all that against ours, llama-server and vLLM with the same weights; two hours
+	sh tools/peers/install.sh build/peers
+	for peer in loopserve llama.cpp vllm; do \
+		$(BIN)/python -m tools.attack all --peer $$peer && \
+		$(BIN)/python -m tools.attack disconnects --peer $$peer --count 2000 || exit 1; done
+	$(BIN)/python -m tools.attack report
 
 clean:
 	rm -rf .venv

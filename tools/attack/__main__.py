@@ -8,8 +8,8 @@
     python -m tools.attack exact --self --count 200
     python -m tools.attack report --page docs/results/attack.md --peers-page docs/results/attack-peers.md
 
-Each part is kept in build/attack/SERVER/PART.json. `all` runs catalogue, mutations, disconnects and exact, and leaves
-alone what is kept already (`--again` does it again). What --row, --number and --first try out is shown, not kept.
+Each part is kept in build/attack/SERVER/PART.json. `all` runs catalogue, mutations and exact, and leaves alone what is
+kept already (`--again` does it again). What --row, --number and --first try out is shown, not kept.
 Ends with 1 if a server of ours, or one given by --url, did not pass.
 """
 
@@ -41,6 +41,7 @@ from tools.attack.wire import exchange
 OWN_DIRECTORY = "self"
 FEW_SEQUENCES = ("--max-num-seqs", "8")
 """For disconnects of our own server: with so few, most requests wait in the queue for a while."""
+ALL = ("catalogue", "mutations", "exact")
 COUNTS = {"mutations": 10_000, "disconnects": 10_000, "exact": 100}
 
 
@@ -64,7 +65,7 @@ async def _run(arguments: argparse.Namespace) -> bool:
     directory: Path = arguments.out / (arguments.peer or OWN_DIRECTORY if not arguments.url else "url")
     trying = bool(arguments.row or arguments.first)
     passed = True
-    for name in PARTS if arguments.part == "all" else (arguments.part,):
+    for name in ALL if arguments.part == "all" else (arguments.part,):
         if arguments.part == "all" and not arguments.again and (directory / f"{name}.json").exists():
             print(f"{name}: kept from before")
             continue
@@ -142,7 +143,7 @@ async def _replay(arguments: argparse.Namespace) -> int:
 
 def _passed(part: Part) -> bool:
     around = part.around
-    clean = not (part.cut or around.changed or around.log or around.exits or around.hangs)
+    clean = not (part.cut or part.beside or around.changed or around.log or around.exits or around.hangs)
     return clean and part.passed == part.requests and not around.canaries.different
 
 
@@ -152,7 +153,7 @@ def _show(part: Part) -> None:
         f"{part.part}: {part.passed:,} of {part.requests:,} passed, {part.unsafe:,} not safe, in {part.seconds:.0f} s; "
         f"health {around.health_ms[0]:.1f}/{around.health_ms[1]:.1f}/{around.health_ms[2]:.1f} ms, "
         f"{around.health_failures} of {around.health_probes} failed; exits {around.exits}, hangs {around.hangs}; "
-        f"overloads {part.overloads}; {part.cut or 'complete'}"
+        f"overloads {part.overloads}; only beside others {part.beside}; {part.cut or 'complete'}"
     )
     print(f"  statuses: {part.statuses}\n  canaries: {dataclasses.asdict(around.canaries)}")
     print(
@@ -201,7 +202,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--row", action="append", default=[], help="only this row of the catalogue")
     parser.add_argument("--quick", action="store_true", help="without the clients that are slow by design")
     parser.add_argument(
-        "--seconds", type=float, default=900.0, help="begin nothing new in a part after so long"
+        "--seconds", type=float, default=840.0, help="begin nothing new in a part after so long"
     )
     parser.add_argument("--again", action="store_true", help="also what is kept from before")
     parser.add_argument("--page", type=Path, default=Path("docs/results/attack.md"))

@@ -1,7 +1,7 @@
 """Says what is wrong with what a server did with a case.
 
 **Unsafe** is what no server should do to anybody: an answer of 5xx, no answer, a connection that dies, an answer
-that can't be read, megabytes of error, internals in it, an address fetched. **Policy** is what loopserve promises
+that can't be read, an error of many pages, internals in it, an address fetched. **Policy** is what loopserve promises
 beyond that: the very status, OpenAI's error object, a 401 with its challenge, slow connections closed in time.
 """
 
@@ -10,11 +10,12 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tools.attack.answers import MalformedError, check_good, error_in_stream
+from tools.attack.answers import MalformedError, check_good, error_in_stream, is_stream
 from tools.attack.case import Case
 from tools.attack.wire import Answer, Exchange, Outcome
 
 MAX_ERROR_BYTES = 4096
+AMPLIFIED_BYTES = 64 << 10
 MAX_ECHO_CHARS = 200
 LEAKS = re.compile(
     rb"Traceback \(most recent|\b0x[0-9a-f]{6,}|/site-packages/|\b\w+\.(?:py|cpp|h|rs):\d+|/(?:home|root|usr|opt)/\w+"
@@ -30,6 +31,7 @@ class Kind(StrEnum):
     HANG = "no answer in time"
     DROPPED = "dropped without an answer"
     MALFORMED = "malformed answer"
+    AMPLIFIED = "error above 64 KiB"
     LARGE = "error above 4 KiB"
     LEAK = "internals in an error"
     WRONG = "wrong answer"
@@ -40,7 +42,7 @@ class Kind(StrEnum):
     CHECK = "other"
 
 
-POLICY = frozenset({Kind.STATUS, Kind.SHAPE, Kind.ECHO, Kind.HELD, Kind.CHECK})
+POLICY = frozenset({Kind.STATUS, Kind.SHAPE, Kind.LARGE, Kind.ECHO, Kind.HELD, Kind.CHECK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,12 @@ def overloaded(done: Exchange) -> bool:
 
 def judge(case: Case, done: Exchange) -> list[Problem]:
     """All problems of one exchange, none if everything is as it should be."""
-    problems = _of_connection(case, done)
+    if overloaded(done):
+        return [Problem(Kind.STATUS, "told to come back later, however often it was sent")]
+    flowing = done.outcome is Outcome.SILENT and any(_flows(answer) for answer in done.answers)
+    problems = [] if flowing else _of_connection(case, done)
     for answer in done.answers:
-        problems += _of_answer(case, answer)
+        problems += _of_answer(case, answer, flowing=flowing)
     if case.check is not None and (text := case.check(done)) is not None:
         # What an answer says is more than a matter of policy, if the row is about a good answer's content.
         wrong = case.want == frozenset({200}) and done.outcome is Outcome.ANSWERED
@@ -88,7 +93,12 @@ def _of_connection(case: Case, done: Exchange) -> list[Problem]:
     return [] if complete else [Problem(Kind.DROPPED, str(done.outcome))]
 
 
-def _of_answer(case: Case, answer: Answer) -> list[Problem]:
+def _flows(answer: Answer) -> bool:
+    """A stream that was still going on at the deadline: long, but no hang."""
+    return is_stream(answer) and bool(answer.body) and not answer.complete
+
+
+def _of_answer(case: Case, answer: Answer, *, flowing: bool) -> list[Problem]:
     status = answer.status
     if status == 200 and answer.complete and (error := error_in_stream(answer)) is not None:
         status = 400 if error.get("type") == "invalid_request_error" else 500
@@ -99,7 +109,7 @@ def _of_answer(case: Case, answer: Answer) -> list[Problem]:
         wanted = "/".join(map(str, sorted(case.want)[:4])) + ("…" if len(case.want) > 4 else "")
         problems.append(Problem(Kind.STATUS, f"{status} instead of {wanted}"))
     if 200 <= status < 300:
-        return problems + _of_good_answer(case, answer)
+        return problems + ([] if flowing else _of_good_answer(case, answer))
     if status >= 400 and answer.complete and answer.status != 200:
         problems += _of_error(case, answer)
     return problems
@@ -118,7 +128,8 @@ def _of_good_answer(case: Case, answer: Answer) -> list[Problem]:
 def _of_error(case: Case, answer: Answer) -> list[Problem]:
     problems = []
     if len(answer.body) > MAX_ERROR_BYTES:
-        problems.append(Problem(Kind.LARGE, f"{len(answer.body):,} bytes"))
+        kind = Kind.AMPLIFIED if len(answer.body) > AMPLIFIED_BYTES else Kind.LARGE
+        problems.append(Problem(kind, f"{len(answer.body):,} bytes"))
     if leak := LEAKS.search(answer.body):
         problems.append(Problem(Kind.LEAK, repr(leak[0][:40])))
     if re.search(rb"(.)\1{%d}" % MAX_ECHO_CHARS, answer.body, re.DOTALL):

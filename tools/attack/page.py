@@ -30,15 +30,16 @@ PEERS_INTRODUCTION = """# Under attack, beside other servers
     make attack-peers
 
 The same harness against every server on one machine, each with the same small random weights (hidden 256, 6 layers,
-vocabulary 4,096, context 2,048; loopserve runs them with two loops), an API key, and two compute threads, one server
-after another.
+vocabulary 4,096, context 2,048; loopserve runs them with two loops), an API key and two threads, one after another.
 
 A cell of the catalogue is `safe/asked`. **Safe** asks only what any server owes its users: no 5xx (501 and an overload
 that says when to come back are none), an answer in time, no dropped connection, a readable answer, an error of at most
-4 KiB without internals, and nothing fetched. In brackets: how many were also answered as loopserve's policy wants, with
-400 for a wrong value where others say 422 or ignore it. That is our choice, so it says little about others. "n/a": the
-server has nothing that the row is about. When a process ends, requests that were under way count as dropped, also those
-of another row. Ends of processes are counted here, not described.
+64 KiB without internals, and nothing fetched. In brackets: how many were also answered as loopserve's policy wants,
+with 400 for a wrong value where others say 422 or ignore it. That is our choice, so it says little about others.
+"n/a": the server has nothing that the row is about.
+
+What got no answer is sent again alone before it counts (twice per row). Ends of processes are counted, not described.
+Memory includes caches that grow by design.
 """
 
 
@@ -97,6 +98,7 @@ def _summary(results: Results) -> str:
         ("**not safe**", [f"{part.unsafe:,}" for _, part in columns]),
         ("5xx", [f"{part.kind('5xx'):,}" for _, part in columns]),
         ("no answer in time", [f"{part.kind('no answer in time'):,}" for _, part in columns]),
+        ("no answer in time beside others, but alone", [f"{part.beside:,}" for _, part in columns]),
         ("process exited", [str(part.around.exits) for _, part in columns]),
         ("hung and was killed", [str(part.around.hangs) for _, part in columns]),
         ("told to come back later", [f"{part.overloads:,}" for _, part in columns]),

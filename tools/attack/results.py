@@ -66,6 +66,7 @@ class Part:
         part: catalogue, mutations, disconnects or exact.
         statuses: answers by status, "-" for none.
         overloads: answers of 429 or 503 with Retry-After, after which the case was sent again.
+        beside: cases that got no answer beside others, but did alone.
         cut: why it ended before its end, "" if it didn't.
     """
 
@@ -80,6 +81,7 @@ class Part:
     requests: int = 0
     seconds: float = 0.0
     overloads: int = 0
+    beside: int = 0
     cut: str = ""
     statuses: dict[str, int] = field(default_factory=dict)
     rows: list[RowResult] = field(default_factory=list)

@@ -17,6 +17,8 @@ AT_ONCE = 6
 ATTEMPTS = 6
 MOST_WAIT = 5.0
 LOST = (Kind.HANG, Kind.DROPPED)
+CONFIRMED = 2
+"""Cases of a row that got no answer and were sent again alone; the row's others are taken at their word."""
 
 
 @dataclass(slots=True)
@@ -31,6 +33,9 @@ class Sender:
     part: Part
     rows: dict[str, RowResult] = field(default_factory=dict)
     until: float = float("inf")
+    _busy: int = 0
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _alone: bool = False
 
     async def send_all(self, cases: Iterable[Case], at_once: int = AT_ONCE) -> None:
         """Every case, slow ones beside the others.
@@ -39,7 +44,7 @@ class Sender:
             AttackError: the server is gone for good.
         """
         left = iter(cases)
-        slow: list[asyncio.Task[None]] = []
+        slow: list[asyncio.Task[bool]] = []
         workers = [asyncio.create_task(self._work(left, slow)) for _ in range(at_once)]
         try:
             await asyncio.gather(*workers)
@@ -49,22 +54,56 @@ class Sender:
                 task.cancel()
             await asyncio.gather(*workers, *slow, return_exceptions=True)
 
-    async def _work(self, cases: Iterator[Case], slow: list[asyncio.Task[None]]) -> None:
+    async def _work(self, cases: Iterator[Case], slow: list[asyncio.Task[bool]]) -> None:
         for case in cases:
             if time.monotonic() > self.until:
                 self.part.cut = self.part.cut or "its time was over"
                 return
             if case.slow:
                 slow.append(asyncio.create_task(self._one(case)))
-            else:
-                await self._one(case)
+                continue
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._alone)
+                self._busy += 1
+            lost = not await self._one(case)
+            async with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+            if lost:
+                await self._again_alone(case)
 
-    async def _one(self, case: Case) -> None:
+    async def _one(self, case: Case) -> bool:
+        """Send a case and count it; False if it got no answer and is to be sent again before it counts."""
         done = await self._sent(case)
         problems = judge(case, done)
-        if any(problem.kind in LOST for problem in problems):
+        lost = any(problem.kind in LOST for problem in problems)
+        if lost:
             await self.keeper.check()
+        row = self.rows.setdefault(case.row, RowResult(case.row, ""))
+        if lost and not case.slow and sum(row.kinds.get(kind, 0) for kind in LOST) < CONFIRMED:
+            return False
         self._count(case, done, problems)
+        return True
+
+    async def _again_alone(self, case: Case) -> None:
+        """Send a case that got no answer again, when nothing else is under way: others may have been the cause."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._alone)
+            self._alone = True
+            await self._changed.wait_for(lambda: self._busy == 0)
+        try:
+            await self.keeper.recovered()
+            done = await self._sent(case)
+            problems = judge(case, done)
+            if any(problem.kind in LOST for problem in problems):
+                await self.keeper.recovered()
+            else:
+                self.part.beside += 1
+            self._count(case, done, problems)
+        finally:
+            async with self._changed:
+                self._alone = False
+                self._changed.notify_all()
 
     async def _sent(self, case: Case) -> Exchange:
         """Send it, again if the server was too busy or just being started."""

@@ -24,6 +24,7 @@ from tools.peers.servers import LOOPSERVE, all_servers
 START_SECONDS = 300.0
 STOP_SECONDS = 20.0
 HANG_SECONDS = 30.0
+RECOVERY_SECONDS = 120.0
 MAX_RESTARTS = 8
 CACHE_MEMORY = "64MiB"
 """Small, so that it can be filled before memory is measured."""
@@ -167,17 +168,37 @@ class Keeper:
             exited = self.launched is not None and self.launched.exited
             if not exited and await self._answers():
                 return
-            if self.launched is None:
-                raise AttackError(f"{self.target.name} does not answer any more")
-            if self.launched.exited:
-                self.exits += 1
-            else:
-                self.hangs += 1
-                self.launched.process.kill()
-            if self.exits + self.hangs > MAX_RESTARTS:
-                raise AttackError(f"{self.target.name} ended or hung {MAX_RESTARTS + 1} times")
-            self.launched.stop()
-            await self.launched.start()
+            await self._restart()
+
+    async def recovered(self) -> None:
+        """Wait until the server completes a prompt again; one that doesn't in two minutes counts as hung.
+
+        Raises:
+            AttackError: it can't be had any more.
+        """
+        content = json.dumps({"model": self.target.model, "prompt": "a", "max_tokens": 1}).encode()
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while time.monotonic() < deadline:
+            done = await self.target.ask(self.target.post("/v1/completions", content), 10.0)
+            if done.answers and done.answers[0].status == 200:
+                return
+            await self.check()
+            await asyncio.sleep(0.5)
+        async with self._lock:
+            await self._restart()
+
+    async def _restart(self) -> None:
+        if self.launched is None:
+            raise AttackError(f"{self.target.name} does not answer any more")
+        if self.launched.exited:
+            self.exits += 1
+        else:
+            self.hangs += 1
+            self.launched.process.kill()
+        if self.exits + self.hangs > MAX_RESTARTS:
+            raise AttackError(f"{self.target.name} ended or hung {MAX_RESTARTS + 1} times")
+        self.launched.stop()
+        await self.launched.start()
 
     async def _answers(self) -> bool:
         deadline = time.monotonic() + HANG_SECONDS

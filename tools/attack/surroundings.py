@@ -58,7 +58,7 @@ async def surroundings(
     if not gone:
         around.after = await settled(target, keeper.pid, around.before)
         around.changed = differences(around.before, around.after)
-    if keeper.launched is not None:
+    if keeper.launched is not None and target.ours:
         around.log = log_problems(keeper.launched.log)
 
 
