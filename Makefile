@@ -7,7 +7,8 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 	llm-comply continue
 
 .PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate attack attack-disconnects attack-peers clean
+	gpu-check simulate attack attack-disconnects attack-peers overload drain crash soak timing key-timing \
+	fuzz-checkpoint exactness mutation clean
 
 install: .venv/installed
 
@@ -64,6 +65,33 @@ gpu-check: .venv/installed-test   ## on a machine with a GPU: test the kernels n
 
 simulate: .venv/installed-test  ## ten million simulated steps; an hour per core, goes on where it was stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.simulation --until 10000000 --jobs $${JOBS:-1}
+
+overload: .venv/installed-test  ## ten times as much as the server can answer; 15 minutes on an idle machine
+	$(BIN)/python -m tools.reliability overload
+
+drain: .venv/installed-test     ## 200 rolling restarts under load; half an hour, goes on where it was stopped
+	$(BIN)/python -m tools.reliability drain
+
+crash: .venv/installed-test     ## 50 × kill -9 and 50 × STOP of the engine; half an hour, goes on where it was stopped
+	$(BIN)/python -m tools.reliability crash
+
+soak: .venv/installed-test      ## MINUTES of mixed load, 60 by default
+	$(BIN)/python -m tools.reliability soak --minutes $${MINUTES:-60}
+
+timing: .venv/installed-test    ## prefix-cache timing across tenants; 15 minutes, goes on where it was stopped
+	$(BIN)/python -m tools.reliability timing
+
+key-timing: .venv/installed-test   ## timing of API keys; a minute
+	$(BIN)/python -m tools.reliability key-timing
+
+fuzz-checkpoint: .venv/installed-test  ## twenty thousand damaged model directories; about 10 minutes
+	$(BIN)/python -m tools.fuzz_checkpoint --cases 20000 --page docs/results/checkpoint-fuzz.md
+
+exactness: .venv/installed-test  ## 10,000 requests in crowds against the same alone, bit for bit; ten minutes on one core
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.exactness --seed 0 --cases 350 --crowds 1000 --page docs/results/exactness.md
+
+mutation: .venv/installed-test  ## small changes to the scheduler, each of which a test must notice; half an hour, goes on where it stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutation --page docs/results/mutation.md
 
 attack: .venv/installed-test  ## hostile inputs, mutations and exactness against our server; 15 minutes
 	$(BIN)/python -m tools.attack all --self; passed=$$?; $(BIN)/python -m tools.attack report; exit $$passed

@@ -1,28 +1,33 @@
 """A checkpoint's safetensors files: every tensor accounted for before one is loaded, then one at a time.
 
-Only safetensors are read, never pickles. `open_checkpoint` reads headers alone; `load_tensors` goes through the
-library's memory mapping, so loading needs one tensor's memory above the result.
+Only safetensors are read, never pickles. `open_checkpoint` reads headers alone; `load_tensors` reads one tensor after
+another, so loading needs one tensor's memory above the result.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from engine.config import ModelConfig, read_json_object
+from engine.config import ModelConfig
 from engine.config_fields import shown
-from engine.errors import CheckpointError, ConfigError
+from engine.errors import CheckpointError
+from engine.model_directory import has_file, open_file, read_json_object
+from engine.safetensors_file import DTYPES, MAX_TENSORS, TensorEntry, read_header, read_tensor
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-MAX_INDEX_BYTES = 16 << 20
+MAX_INDEX_BYTES = 4 << 20
+"""Twice what the most layers that are served need."""
 MAX_SHARDS = 4096
 _NAMES_SHOWN = 3
+_PLAIN_NAME = r"[A-Za-z0-9][\w.-]{0,199}\.safetensors"
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _GATE_PARTS = ("weight", "bias", "gate_norm.weight")
@@ -38,22 +43,29 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class WeightFile:
+    """A file as it was when its header was read.
+
+    Attributes:
+        identity: tells it from another file, or another state of it, under the same name.
+    """
+
+    name: str
+    identity: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class StoredTensor:
     """One tensor in one file.
 
     Attributes:
         name: the released layout's name.
-        stored_name: the name in the file, which may be an alias.
-        dtype: safetensors' spelling, a key of `DTYPE_BYTES`.
-        num_bytes: size on disk.
+        entry: where it is, and its name in the file, which may be an alias.
     """
 
     name: str
-    stored_name: str
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-    num_bytes: int
+    file: WeightFile
+    entry: TensorEntry
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class Checkpoint:
     @property
     def num_bytes(self) -> int:
         """Bytes on disk of what is loaded."""
-        return sum(tensor.num_bytes for tensor in self.tensors)
+        return sum(tensor.entry.num_bytes for tensor in self.tensors)
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
@@ -123,14 +135,18 @@ def open_checkpoint(model_dir: Path, config: ModelConfig) -> Checkpoint:
             is missing, unexpected, duplicated, misshapen, of another dtype, or not where the index says.
     """
     files, index = _weight_files(model_dir)
-    stored = [tensor for file in files for tensor in _read_header(file)]
+    stored: list[StoredTensor] = []
+    for name in files:
+        stored += _read_header(model_dir, name)
+        if len(stored) > MAX_TENSORS:
+            raise CheckpointError(f"{model_dir} has more than the {MAX_TENSORS} tensors that are read.")
     by_name: dict[str, StoredTensor] = {}
     for tensor in stored:
         other = by_name.setdefault(tensor.name, tensor)
         if other is not tensor:
             raise CheckpointError(
-                f"Tensor {shown(tensor.name)} is there twice: as {shown(other.stored_name)} in {other.file.name} "
-                f"and as {shown(tensor.stored_name)} in {tensor.file.name}."
+                f"Tensor {shown(tensor.name)} is there twice: as {shown(other.entry.name)} in {other.file.name} "
+                f"and as {shown(tensor.entry.name)} in {tensor.file.name}."
             )
     if index is not None:
         _check_index(index, stored)
@@ -161,15 +177,18 @@ def load_tensors(
     if checkpoint.tied_head is not None:
         _check_tied_head(checkpoint, checkpoint.tied_head)
     done, total = 0, checkpoint.num_bytes
-    for tensor in checkpoint.tensors:
-        # Copied even where the dtype fits: a view of the mapping would crash us if the file were cut short later.
-        values = _read(tensor).to(dtype, copy=True).contiguous()
-        if not all(torch.isfinite(bound) for bound in values.aminmax()):
-            raise CheckpointError(f"Tensor {tensor.name} has a value that is not finite in {dtype}.")
-        yield tensor.name, values
-        done += tensor.num_bytes
-        if progress is not None:
-            progress(done, total)
+    staging = _staging(checkpoint, dtype)
+    for weight_file, tensors in groupby(checkpoint.tensors, key=lambda tensor: tensor.file):
+        with _reopened(checkpoint.model_dir, weight_file) as opened:
+            for tensor in tensors:
+                converted = DTYPES[tensor.entry.dtype] != dtype
+                values = _read(opened, tensor, staging if converted else None).to(dtype)
+                if not all(torch.isfinite(bound) for bound in values.aminmax()):
+                    raise CheckpointError(f"Tensor {tensor.name} has a value that is not finite in {dtype}.")
+                yield tensor.name, values
+                done += tensor.entry.num_bytes
+                if progress is not None:
+                    progress(done, total)
 
 
 def canonical_name(stored_name: str) -> str:
@@ -181,82 +200,56 @@ def canonical_name(stored_name: str) -> str:
     return stored_name
 
 
-def _weight_files(model_dir: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """The files to read, and the index's tensor-to-file map where there is one."""
-    single, index = (model_dir / SINGLE_FILE).exists(), (model_dir / INDEX_FILE).exists()
+def _weight_files(model_dir: Path) -> tuple[list[str], dict[str, str] | None]:
+    """Names of the files to read, and the index's tensor-to-file map where there is one."""
+    single, index = has_file(model_dir, SINGLE_FILE), has_file(model_dir, INDEX_FILE)
     if single and index:
         raise CheckpointError(
             f"{model_dir} holds both {SINGLE_FILE} and {INDEX_FILE}; keep the one that is meant."
         )
     if single:
-        return [_inside(model_dir, SINGLE_FILE)], None
+        return [SINGLE_FILE], None
     if index:
-        weight_map = _read_index(_inside(model_dir, INDEX_FILE))
-        return [_inside(model_dir, name) for name in sorted(set(weight_map.values()))], weight_map
+        weight_map = _read_index(model_dir)
+        return sorted(set(weight_map.values())), weight_map
     pickles = sorted(path.name for path in model_dir.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise CheckpointError(
-            f"{model_dir} holds only pickled weights ({pickles[0]}), which can run code and are never read; "
+            f"{model_dir} holds only pickled weights ({shown(pickles[0])}), which can run code and are never read; "
             "convert them to safetensors."
         )
     raise CheckpointError(f"{model_dir} holds neither {SINGLE_FILE} nor {INDEX_FILE}.")
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        weight_map = read_json_object(path, MAX_INDEX_BYTES).get("weight_map")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+def _read_index(model_dir: Path) -> dict[str, str]:
+    weight_map = read_json_object(model_dir, INDEX_FILE, MAX_INDEX_BYTES, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path.name}: weight_map must be a non-empty object, got {shown(weight_map)}.")
+        raise CheckpointError(
+            f"{INDEX_FILE}: weight_map must be a non-empty object, got {shown(weight_map)}."
+        )
     for file in weight_map.values():
-        plain = isinstance(file, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", file, re.ASCII)
+        plain = isinstance(file, str) and re.fullmatch(_PLAIN_NAME, file, re.ASCII)
         if not plain:
-            raise CheckpointError(f"{path.name}: {shown(file)} is not a plain name of a .safetensors file.")
+            raise CheckpointError(f"{INDEX_FILE}: {shown(file)} is not a plain name of a .safetensors file.")
     if len(set(weight_map.values())) > MAX_SHARDS:
-        raise CheckpointError(f"{path.name} names more than {MAX_SHARDS} files.")
+        raise CheckpointError(f"{INDEX_FILE} names more than {MAX_SHARDS} files.")
     return weight_map
 
 
-def _inside(model_dir: Path, name: str) -> Path:
-    """The file's path, if it exists and no symlink leads out of the model's own directories.
-
-    A snapshot in the hub's cache consists of links into the `blobs` directory two levels up; those are its own.
-    """
-    path, root = model_dir / name, model_dir.resolve()
-    try:
-        target = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: a loop of links
-        raise CheckpointError(f"Weight file {name} is missing from {model_dir}.") from None
-    allowed = [root]
-    if root.parent.name == "snapshots":
-        allowed.append(root.parent.parent / "blobs")
-    if not target.is_file() or not any(target.is_relative_to(place) for place in allowed):
-        raise CheckpointError(f"Weight file {name} leads out of {model_dir}; put the file itself there.")
-    return path
+def _read_header(model_dir: Path, name: str) -> list[StoredTensor]:
+    with open_file(model_dir, name, CheckpointError) as opened:
+        file = WeightFile(name, _identity(opened))
+        entries = read_header(opened, name)
+    return [StoredTensor(canonical_name(entry.name), file, entry) for entry in entries]
 
 
-def _read_header(file: Path) -> list[StoredTensor]:
-    tensors = []
-    try:
-        with safe_open(file, framework="pt") as opened:
-            for stored_name in opened.offset_keys():
-                entry = opened.get_slice(stored_name)
-                shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
-                num_bytes = DTYPE_BYTES.get(dtype, 0)
-                for size in shape:
-                    num_bytes *= size
-                name = canonical_name(stored_name)
-                tensors.append(StoredTensor(name, stored_name, file, shape, dtype, num_bytes))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file.name} is not a readable safetensors file: {shown(str(error))}."
-        ) from None
-    return tensors
+def _identity(opened: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(opened.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _check_index(index: dict[str, str], stored: list[StoredTensor]) -> None:
-    actual = {tensor.stored_name: tensor.file.name for tensor in stored}
+    actual = {tensor.entry.name: tensor.file.name for tensor in stored}
     wrong = sorted(name for name in index.keys() | actual.keys() if index.get(name) != actual.get(name))
     if wrong:
         name = wrong[0]
@@ -279,7 +272,7 @@ def _check_names(expected: Iterable[str], present: dict[str, StoredTensor], tole
     missing = [name for name in expected if name not in present]
     if missing:
         raise CheckpointError(f"The weights lack {_listed(missing)}.")
-    unexpected = sorted(present[name].stored_name for name in present.keys() - set(expected) - tolerated)
+    unexpected = sorted(present[name].entry.name for name in present.keys() - set(expected) - tolerated)
     if unexpected:
         raise CheckpointError(
             f"The weights hold {_listed(unexpected)}, which this config has no use for; "
@@ -288,35 +281,49 @@ def _check_names(expected: Iterable[str], present: dict[str, StoredTensor], tole
 
 
 def _check_tensor(tensor: StoredTensor, spec: TensorSpec) -> None:
-    if tensor.shape != spec.shape:
+    if tensor.entry.shape != spec.shape:
         raise CheckpointError(
-            f"Tensor {tensor.stored_name} has shape {list(tensor.shape)}, the config needs {list(spec.shape)}."
-        )
-    if tensor.dtype not in DTYPE_BYTES:
-        raise CheckpointError(
-            f"Tensor {tensor.stored_name} has dtype {tensor.dtype}; only {', '.join(DTYPE_BYTES)} are read."
+            f"Tensor {tensor.entry.name} has shape {shown(list(tensor.entry.shape))}, "
+            f"the config needs {list(spec.shape)}."
         )
 
 
 def _check_tied_head(checkpoint: Checkpoint, head: StoredTensor) -> None:
     embedding = next(tensor for tensor in checkpoint.tensors if tensor.name == EMBEDDING)
-    if not torch.equal(_read(head), _read(embedding)):
+    values = []
+    for tensor in (head, embedding):
+        with _reopened(checkpoint.model_dir, tensor.file) as opened:
+            values.append(_read(opened, tensor))
+    if not torch.equal(*values):
         raise CheckpointError(
             f"{HEAD} differs from {EMBEDDING}, but tie_word_embeddings is true; one of the two is wrong."
         )
 
 
-def _read(tensor: StoredTensor) -> torch.Tensor:
+def _reopened(model_dir: Path, file: WeightFile) -> BinaryIO:
+    """The file whose header was checked; the caller closes it."""
+    opened = open_file(model_dir, file.name, CheckpointError)
+    if _identity(opened) != file.identity:
+        opened.close()
+        raise CheckpointError(f"{file.name} changed while it was being loaded.")
+    return opened
+
+
+def _staging(checkpoint: Checkpoint, dtype: torch.dtype) -> torch.Tensor:
+    """Room for the largest tensor that is converted; fresh memory for each would cost as much as the reading."""
+    sizes = (tensor.entry.num_bytes for tensor in checkpoint.tensors if DTYPES[tensor.entry.dtype] != dtype)
+    return torch.empty(max(sizes, default=0), dtype=torch.uint8)
+
+
+def _read(opened: BinaryIO, tensor: StoredTensor, memory: torch.Tensor | None = None) -> torch.Tensor:
     try:
-        with safe_open(tensor.file, framework="pt") as opened:
-            values: torch.Tensor = opened.get_tensor(tensor.stored_name)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        return read_tensor(opened, tensor.entry, memory)
+    except EOFError:
+        raise CheckpointError(f"{tensor.file.name} changed while it was being loaded.") from None
+    except OSError as error:
         raise CheckpointError(
-            f"Can't read {tensor.stored_name} from {tensor.file.name}: {shown(str(error))}."
+            f"Can't read {tensor.entry.name} from {tensor.file.name}: {error.strerror}."
         ) from None
-    if tuple(values.shape) != tensor.shape:
-        raise CheckpointError(f"{tensor.file.name} changed while it was being loaded.")
-    return values
 
 
 def _listed(names: list[str]) -> str:

@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import resource
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -28,3 +30,17 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call above
         sys.exit(1)
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Allow this process so much address space beyond what it has now, and no core dump.
+
+    Linux only; elsewhere a time limit has to do.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        taken = int(pages.read_text().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = taken + num_bytes if most == resource.RLIM_INFINITY else min(most, taken + num_bytes)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

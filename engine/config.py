@@ -8,7 +8,6 @@ the loop keys is in arXiv 2510.24824 (PLT) and arXiv 2606.18023 (LoopCoder-V2).
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from engine.config_fields import Fields, shown
 from engine.errors import ConfigError
+from engine.model_directory import has_file, read_json_object
 from engine.rope_scaling import RopeScaling, parse_rope
 
 SERVED_MODEL_TYPES = ("iquestpltcoder",)
@@ -138,7 +138,8 @@ def load_config(model_dir: Path, overrides: Mapping[str, object]) -> ModelConfig
         raise ConfigError(
             f"Model override {shown(unknown[0])} is not a key of config.json that is used here."
         )
-    config = parse_config({**read_json_object(model_dir / "config.json"), **overrides})
+    values = read_json_object(model_dir, "config.json", MAX_CONFIG_BYTES, ConfigError)
+    config = parse_config({**values, **overrides})
     if "eos_token_id" in overrides:
         return config
     extra = load_generation_defaults(model_dir).eos_token_ids
@@ -152,10 +153,10 @@ def load_generation_defaults(model_dir: Path) -> GenerationDefaults:
     Raises:
         ConfigError: the file is malformed or a value is out of its range.
     """
-    path = model_dir / "generation_config.json"
-    if not path.exists():
+    name = "generation_config.json"
+    if not has_file(model_dir, name):
         return GenerationDefaults()
-    fields = Fields("generation_config.json", read_json_object(path))
+    fields = Fields(name, read_json_object(model_dir, name, MAX_CONFIG_BYTES, ConfigError))
     return GenerationDefaults(
         eos_token_ids=_eos_ids(fields),
         temperature=fields.optional_number("temperature", 0.0, 100.0),
@@ -238,34 +239,6 @@ def parameter_count(config: ModelConfig) -> int:
         gate = heads + (heads * hidden + hidden if config.loops.gate_on_hidden else heads * head_dim)
     embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
     return embeddings + config.num_layers * (attention + mlp + norms + gate) + hidden
-
-
-def read_json_object(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, object]:
-    """Read one JSON object of bounded size and depth; NaN and Infinity are refused.
-
-    Raises:
-        ConfigError: missing, unreadable, too big, not JSON, nested too deeply, or not an object.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise ConfigError(f"Can't read {path}: {error.strerror or error}.") from None
-    if len(data) > max_bytes:
-        raise ConfigError(f"{path} is larger than the {max_bytes} bytes allowed.")
-    try:
-        value = json.loads(data, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ConfigError(f"{path} is nested too deeply.") from None
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of too many digits
-        raise ConfigError(f"{path} is not valid JSON: {shown(str(error))}.") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} must hold a JSON object, got {shown(value)}.")
-    return value
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not allowed")
 
 
 def _refuse_foreign(fields: Fields) -> None:

@@ -5,59 +5,47 @@ thread, a process, a test, a simulation) calls `add` and `abort` between steps.
 """
 
 import logging
-from dataclasses import dataclass, field, replace
+import traceback
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from engine.errors import InvalidRequestError
+from engine.active_request import ActiveRequest
+from engine.errors import InvalidRequestError, LoopserveError, RequestFailedError
 from engine.grammar_compiler import BackgroundCompiler, GrammarCompiler, load_vocabulary
 from engine.grammar_gate import GrammarGate
 from engine.grammar_state import GrammarState
+from engine.isolated_pass import engine_works, run_pass
+from engine.isolation import Boundary, Failure, Stage, failure_text, is_fatal
 from engine.loading import LoadedModel, load_model
-from engine.messages import EngineReady, EngineStats, Request, RequestOutput, TokenLogprob
+from engine.messages import EngineReady, EngineStats, Request, RequestOutput
 from engine.options import EngineOptions
-from engine.row_batch import LogitRow
-from engine.runner import StepLogits
-from engine.sampler import Draw, KnownToken, Sample, SamplingState, sample_step
+from engine.sampler import Sample, SamplingState
 from engine.sampling_params import (
     check_context_length,
     check_num_loops,
     check_sampling_params,
     check_token_ids,
 )
+from engine.step_sampling import sample_sequences
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
 from scheduler.step_plan import StepPlan
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class ActiveRequest:
-    """A request between `add` and its last output.
-
-    Attributes:
-        loop_logits: float32 ``[vocab]`` that earlier loops gave after the newest position, until its token is sampled;
-            only kept if the request asks for loop logprobs. They may come passes before the last loop's.
-    """
-
-    request: Request
-    sequence: Sequence
-    sampling: SamplingState
-    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
-    loop_logits: dict[int, torch.Tensor] = field(default_factory=dict)
-
-    def draw(self, row: int, logits: torch.Tensor) -> Draw:
-        """The draw of the next token from row `row` of a step's logits, which the last loop gave."""
-        if not self.sequence.every_loop:
-            return Draw(row, self.sampling)
-        earlier = [self.loop_logits.pop(loop) for loop in range(self.sequence.layout.num_loops - 1)]
-        return Draw(row, self.sampling, (*earlier, logits[row]))
+MAX_FAILED_STEPS = 3
+"""Steps in a row that fail for everybody in them, after which the engine itself is tried."""
 
 
 class EngineCore:
-    """Scheduler, runner and sampler of one model."""
+    """Scheduler, runner and sampler of one model.
+
+    An exception in what is done for one request ends that request with an error; see `engine.isolation`.
+
+    Attributes:
+        isolated_errors: requests that ended so.
+        failed_steps: steps up to the last one, in a row, that failed for everybody in them.
+    """
 
     def __init__(self, model: LoadedModel, grammars: GrammarCompiler | None = None) -> None:
         """An idle engine.
@@ -71,6 +59,8 @@ class EngineCore:
         self.active: dict[str, ActiveRequest] = {}
         self.rows_total = [0] * model.config.loops.num_loops
         self.admitted: list[str] = []
+        self.isolated_errors = 0
+        self.failed_steps = 0
 
     @classmethod
     def load(cls, options: EngineOptions, show_progress: bool) -> "EngineCore":
@@ -107,18 +97,30 @@ class EngineCore:
 
         Raises:
             InvalidRequestError: it can never be served; nothing was queued.
+            RequestFailedError: something of ours broke on it; nothing was queued.
         """
         if request.request_id in self.active or request.request_id in self.gate:
             raise InvalidRequestError(f"request id {request.request_id!r} is in use", param="request_id")
+        try:
+            self._check(request)
+            if request.params.grammar is None or request.params.max_tokens == 0:
+                self._begin(request, None)
+            else:
+                self.gate.hold(request, request.params.grammar)
+        except InvalidRequestError:
+            raise
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            raise RequestFailedError(self._give_up(request.request_id, "admission", error)) from error
+
+    def _check(self, request: Request) -> None:
+        """Refuse what can never be served: below every front end, so none can forget a bound."""
         prompt, params = request.prompt_token_ids, request.params
         check_token_ids("prompt", prompt, self.model.config.vocab_size)
         check_sampling_params(params, self.model.config.vocab_size)
         check_context_length(len(prompt), params.max_tokens, self.model.max_model_len, "prompt")
         check_num_loops(request.num_loops, self.scheduler.layout.num_loops)
-        if params.grammar is None or params.max_tokens == 0:
-            self._begin(request, None)
-        else:
-            self.gate.hold(request, params.grammar)
 
     def _begin(self, request: Request, grammar: GrammarState | None) -> None:
         """Hand a checked request to the scheduler."""
@@ -137,8 +139,9 @@ class EngineCore:
         sampling = SamplingState.begin(
             params, prompt, self.model.config.vocab_size, self.model.runner.staging.device, grammar
         )
-        self.active[request.request_id] = ActiveRequest(request, sequence, sampling, [None] * len(prompt))
+        active = ActiveRequest(request, sequence, sampling, [None] * len(prompt))
         self.scheduler.add(sequence)
+        self.active[request.request_id] = active
 
     def abort(self, request_id: str) -> None:
         """Forget a request; unknown and finished ids are ignored."""
@@ -148,32 +151,101 @@ class EngineCore:
             self.scheduler.finish(active.sequence)
 
     def step(self) -> list[RequestOutput]:
-        """Compute one pass; returns what it gave to whom, [] if there was nothing to do."""
-        refused = self._begin_compiled()
+        """Compute one pass; returns what it gave to whom, [] if there was nothing to do.
+
+        Raises:
+            Exception: the engine is broken (`engine.isolation.is_fatal`), or fails whatever it is given.
+        """
+        outputs = self._begin_compiled()
         plan = self.scheduler.schedule()
         self.admitted = [s.sequence_id for s in plan.admitted if s.num_preemptions == 0]
         for sequence in plan.preempted:
             self.active[sequence.sequence_id].loop_logits.clear()
         if not plan.segments:
-            return refused
-        result = self.model.runner.run(plan)
-        self._count_rows(plan)
-        sampled = self._sample(result)
+            return outputs
+        computed = run_pass(self.model.runner, plan)
+        sampled = sample_sequences(computed.result, self.active)
+        failures = computed.failures + sampled.failures
+        outputs += self._end_failed(failures)
+        kept = self._without(plan, failures)
+        self._count_rows(kept)
         new_tokens = {
-            sequence: s.token for sequence, s in sampled.items() if s is not None and s.token is not None
+            sequence: sample.token
+            for sequence, sample in sampled.samples.items()
+            if sample is not None and sample.token is not None
         }
-        self.scheduler.commit(plan, new_tokens)
-        return refused + [self._output(sequence, sample) for sequence, sample in sampled.items()]
+        self.scheduler.commit(kept, new_tokens)
+        unreported: list[Failure] = []
+        for sequence, sample in sampled.samples.items():
+            with Boundary(unreported, sequence, "output"):
+                outputs.append(self._output(sequence, sample))
+        outputs += self._end_failed(unreported)
+        self._watch(plan, failures + unreported)
+        return outputs
 
     def _begin_compiled(self) -> list[RequestOutput]:
         """Begin the requests whose grammar is ready; returns the ends of those whose grammar is no good."""
         refused = []
         for compiled in self.gate.take():
-            if isinstance(compiled.result, GrammarState):
-                self._begin(compiled.request, compiled.result)
-            else:
-                refused.append(compiled.result)
+            request, result = compiled.request, compiled.result
+            try:
+                if not isinstance(result, GrammarState):
+                    raise result
+                self._begin(request, result)
+            except LoopserveError as error:
+                invalid = isinstance(error, InvalidRequestError)
+                refused.append(_refusal(request, str(error), invalid=invalid))
+            except BaseException as error:
+                if is_fatal(error):
+                    raise
+                text = self._give_up(request.request_id, "grammar", error)
+                refused.append(_refusal(request, text, invalid=False))
         return refused
+
+    def _without(self, plan: StepPlan, failures: list[Failure]) -> StepPlan:
+        """The part of a plan that may be booked."""
+        if not failures:
+            return plan
+        failed = {failure.sequence for failure in failures}
+        return plan.part(sequence for sequence in plan.sequences if sequence not in failed)
+
+    def _end_failed(self, failures: list[Failure]) -> list[RequestOutput]:
+        """End sequences that can't go on; returns their last outputs."""
+        return [
+            RequestOutput(
+                request_id=failure.sequence.sequence_id,
+                finish_reason="error",
+                cached_tokens=failure.sequence.cached_tokens,
+                error=self._give_up(failure.sequence.sequence_id, failure.stage, failure.error),
+                num_loops=failure.sequence.layout.num_loops,
+            )
+            for failure in failures
+        ]
+
+    def _give_up(self, request_id: str, stage: Stage, error: BaseException) -> str:
+        """Forget a request that something broke on; returns what to tell the client."""
+        self.isolated_errors += 1
+        logger.error("request %s failed alone in its %s stage", request_id, stage, exc_info=error)
+        traceback.clear_frames(error.__traceback__)  # a pass's tensors would live as long as the error
+        self.abort(request_id)
+        return failure_text(stage)
+
+    def _watch(self, plan: StepPlan, failures: list[Failure]) -> None:
+        """Find out whether it is the engine that fails, if everything fails.
+
+        Failing alone, step after step, is what one client can do by sending a bad request again and again; so after
+        some such steps a row of nobody's decides.
+        """
+        failed = {failure.sequence for failure in failures}
+        if any(sequence not in failed for sequence in plan.sequences):
+            self.failed_steps = 0
+            return
+        self.failed_steps += 1
+        if self.failed_steps < MAX_FAILED_STEPS:
+            return
+        if not engine_works(self.scheduler, self.model.runner):
+            raise failures[-1].error
+        self.failed_steps = 0
 
     def stats(self) -> EngineStats:
         """Counts after the last step."""
@@ -196,53 +268,12 @@ class EngineCore:
             steps_total=totals.steps,
             rows_total=list(self.rows_total),
             admitted=self.admitted,
+            isolated_errors_total=self.isolated_errors,
         )
 
     def _count_rows(self, plan: StepPlan) -> None:
         for segment in plan.segments:
             self.rows_total[segment.loop] += segment.num_rows
-
-    def _sample(self, result: StepLogits) -> dict[Sequence, Sample | None]:
-        """What each sequence gets that the step brought to its newest token; None if it wants or may get none."""
-        newest = {
-            row.sequence: i
-            for i, row in enumerate(result.rows)
-            if row.is_last_loop and row.position == len(row.sequence) - 1
-        }
-        self._keep_earlier_loops(result)
-        states = {sequence: self.active[sequence.sequence_id].sampling for sequence in newest}
-        drawing = [
-            sequence for sequence, state in states.items() if state.params.max_tokens > 0 and state.may_draw()
-        ]
-        owed = [
-            (row, known) for i, row in enumerate(result.rows) if (known := self._owed(i, row)) is not None
-        ]
-        samples, logprobs = sample_step(
-            result.logits,
-            [self.active[s.sequence_id].draw(newest[s], result.logits) for s in drawing],
-            [known for _, known in owed],
-        )
-        # a preempted prompt overwrites its own with the same values
-        for (row, _), logprob in zip(owed, logprobs, strict=True):
-            self.active[row.sequence.sequence_id].prompt_logprobs[row.position + 1] = logprob
-        for sequence, sample in zip(drawing, samples, strict=True):
-            if sample.token is not None:
-                states[sequence].count(sample.token)
-        given = dict(zip(drawing, samples, strict=True))
-        return {sequence: given.get(sequence) for sequence in newest}
-
-    def _keep_earlier_loops(self, result: StepLogits) -> None:
-        for i, row in enumerate(result.rows):
-            if not row.is_last_loop:
-                self.active[row.sequence.sequence_id].loop_logits[row.loop] = result.logits[i].clone()
-
-    def _owed(self, index: int, row: LogitRow) -> KnownToken | None:
-        """The prompt token after `row`, number `index` of the step's logits, if its logprob was asked for."""
-        sequence, target = row.sequence, row.position + 1
-        wanted = self.active[sequence.sequence_id].request.params.prompt_logprobs
-        if wanted is None or not sequence.every_position or target >= sequence.num_prompt_tokens:
-            return None  # so an earlier loop's row, which is at the newest position, is none
-        return KnownToken(index, sequence.tokens[target], wanted)
 
     def _output(self, sequence: Sequence, sample: Sample | None) -> RequestOutput:
         """Report a sequence's step and end the sequence if this was its last."""
@@ -289,3 +320,7 @@ def _ends(active: ActiveRequest) -> tuple[int, ...]:
     """Tokens that, as the last one, are no part of the answer's text."""
     grammar = active.sampling.grammar
     return active.request.params.stop_token_ids + (() if grammar is None else grammar.end_ids)
+
+
+def _refusal(request: Request, text: str, *, invalid: bool) -> RequestOutput:
+    return RequestOutput(request_id=request.request_id, finish_reason="error", error=text, invalid=invalid)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.errors import InvalidRequestError, ModelError
+from engine.errors import InvalidRequestError, ModelError, RequestFailedError, is_isolable
 from engine.messages import (
     Abort,
     EngineFailed,
@@ -71,13 +71,13 @@ def run_engine(load: Callable[[], Core], receive: Receive, send: Send, beat: Bea
     except ModelError as error:
         send(EngineFailed(_one_line(str(error)), model_error=True))
         return EXIT_MODEL_ERROR
-    except Exception as error:
+    except BaseException as error:
         return _crashed("The engine could not start", error, send)
     beat()
     send(core.ready())
     try:
         run_loop(core, receive, send, beat)
-    except Exception as error:
+    except BaseException as error:
         return _crashed("The engine stopped on an internal error", error, send)
     return EXIT_OK
 
@@ -90,7 +90,7 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
         for message in receive(_patience(core)):
             if isinstance(message, Shutdown):
                 return
-            outputs += _apply(core, message)
+            outputs = _apply(core, message, outputs)
         working = core.has_work
         started = time.monotonic()
         if working:
@@ -117,27 +117,36 @@ def _stats(core: Core, step_seconds: float) -> EngineStats:
     return msgspec.structs.replace(stats, step_seconds=step_seconds, admitted=admitted)
 
 
-def _apply(core: Core, message: Request | Abort) -> list[RequestOutput]:
-    """Add or abort; a request that can't be added gets its error as an output, and hurts nobody else."""
+def _apply(core: Core, message: Request | Abort, outputs: list[RequestOutput]) -> list[RequestOutput]:
+    """Add or abort. A request that can't be added gets its error as an output, and hurts nobody else.
+
+    Args:
+        outputs: what is to be sent so far.
+
+    Returns:
+        What is to be sent then: an aborted request gets nothing more, not even an error.
+    """
     if isinstance(message, Abort):
         for request_id in message.request_ids:
             core.abort(request_id)
-        return []
+        return [output for output in outputs if output.request_id not in message.request_ids]
     try:
         core.add(message)
     except InvalidRequestError as error:
-        return [_refusal(message, str(error), invalid=True)]
-    except Exception:
-        logger.exception("adding a request failed")
-        return [_refusal(message, "The engine could not take this request.", invalid=False)]
-    return []
+        return [*outputs, _refusal(message, str(error), invalid=True)]
+    except RequestFailedError as error:
+        return [*outputs, _refusal(message, str(error), invalid=False)]
+    return outputs
 
 
 def _refusal(request: Request, text: str, *, invalid: bool) -> RequestOutput:
     return RequestOutput(request_id=request.request_id, finish_reason="error", error=text, invalid=invalid)
 
 
-def _crashed(what: str, error: Exception, send: Send) -> int:
+def _crashed(what: str, error: BaseException, send: Send) -> int:
+    """Report the end, a panic's as an exception's; whatever wants this process or thread to end goes its way."""
+    if not is_isolable(error):
+        raise error
     logger.exception(what)
     send(EngineFailed(_one_line(f"{what}: {type(error).__name__}: {error}"), model_error=False))
     return EXIT_CRASHED

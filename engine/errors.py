@@ -1,7 +1,8 @@
 """Errors the engine raises on purpose; every text tells the reader what to do next.
 
 The class decides who sees it: `ModelError` ends the start-up (exit code 2), `InvalidRequestError` refuses one
-request (HTTP 400), `EngineDeadError` ends requests whose engine process has gone (HTTP 500, retry is safe).
+request (HTTP 400), `RequestFailedError` ends one (HTTP 500), `EngineDeadError` ends requests whose engine process has
+gone (HTTP 500, retry is safe).
 """
 
 
@@ -59,3 +60,16 @@ class EngineDeadError(LoopserveError):
 
 class EngineStartError(LoopserveError):
     """This machine doesn't let an engine process begin: no temporary directory, no file descriptors, no process."""
+
+
+class RequestFailedError(LoopserveError):
+    """Something of ours broke on one request; it ended, and nobody else was touched."""
+
+
+def is_isolable(error: BaseException) -> bool:
+    """Whether an exception may be taken for one request's alone.
+
+    A panic in a Rust library (tokenizers, llguidance) may: pyo3 derives it from BaseException, with a class that every
+    library makes for itself. Whatever else is no `Exception` (exits, interrupts, cancellation) must go its way.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -112,6 +112,10 @@ class Followers:
         # Also called when this object is forgotten and when the interpreter exits.
         self.close = weakref.finalize(self, _stop, self._followers)
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._followers
+
     @classmethod
     def start(cls, options: EngineOptions) -> "Followers":
         """Start the processes; they get ready on their own time."""

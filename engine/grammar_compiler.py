@@ -77,7 +77,9 @@ class BackgroundCompiler:
             try:
                 grammars = grammars or CompiledGrammars(self._load())
                 future.set_result(grammars.state(grammar))
-            except Exception as error:  # this request's; the thread must live on for the others
+            except (
+                BaseException
+            ) as error:  # this request's, panics, too; the thread must live on for the others
                 future.set_exception(error)
 
 

@@ -1,15 +1,12 @@
 """Where requests with a grammar wait until it is compiled."""
 
-import logging
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from engine.errors import InvalidRequestError, LoopserveError
+from engine.errors import InvalidRequestError
 from engine.grammar_compiler import GrammarCompiler
 from engine.grammar_state import GrammarState
-from engine.messages import Request, RequestOutput
-
-logger = logging.getLogger(__name__)
+from engine.messages import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +20,11 @@ class Compiled:
     """A request that waits no longer.
 
     Attributes:
-        result: its grammar's state, or the output that ends the request.
+        result: its grammar's state, or why there is none; `LoopserveError` has a text for the client.
     """
 
     request: Request
-    result: GrammarState | RequestOutput
+    result: GrammarState | BaseException
 
 
 class GrammarGate:
@@ -70,21 +67,6 @@ class GrammarGate:
         done = [waiting for waiting in self._waiting.values() if waiting.state.done()]
         for waiting in done:
             del self._waiting[waiting.request.request_id]
-        return [Compiled(waiting.request, _result(waiting)) for waiting in done]
-
-
-def _result(waiting: _Waiting) -> GrammarState | RequestOutput:
-    error = waiting.state.exception()
-    if error is None:
-        return waiting.state.result()
-    if isinstance(error, LoopserveError):
-        text = str(error)
-    else:
-        logger.error("compiling a grammar failed", exc_info=error)
-        text = "The engine could not compile this request's grammar."
-    return RequestOutput(
-        request_id=waiting.request.request_id,
-        finish_reason="error",
-        error=text,
-        invalid=isinstance(error, InvalidRequestError),
-    )
+        return [
+            Compiled(waiting.request, waiting.state.exception() or waiting.state.result()) for waiting in done
+        ]

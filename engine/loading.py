@@ -1,13 +1,19 @@
 """From options to a model that is ready to run: ranks, block pool, scheduler, runner."""
 
+import errno
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
+import torch
 
 from engine.config import ModelConfig, parameter_count
 from engine.decode_graphs import CudaGraphCapture, DecodeLimits
 from engine.errors import ModelError
 from engine.followers import Followers
+from engine.host_memory import gibibytes
 from engine.kv_arithmetic import (
     carry_bytes_per_sequence,
     sequential_bytes_per_token,
@@ -16,12 +22,17 @@ from engine.kv_arithmetic import (
 )
 from engine.messages import PROTOCOL_VERSION, EngineReady
 from engine.options import EngineOptions
+from engine.placement import memory_left
 from engine.rank_link import CacheSize
 from engine.rank_loading import LoadedRank, LoadPlan, load_rank, plan_load
 from engine.runner import ModelRunner, block_bytes
+from engine.self_check import Subject, is_batch_invariant
 from scheduler.scheduler import Scheduler, SchedulerLimits
 
 logger = logging.getLogger(__name__)
+
+MAX_REASON_CHARS = 200
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +57,55 @@ def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
     followers = Followers.start(options)
     try:
         rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)
-        return _assemble(rank, followers)
-    except BaseException:
+        model = _assemble(rank, followers)
+        return _self_checked(model, rank) if options.self_check else model
+    except BaseException as error:
         followers.close()
+        if is_out_of_memory(error):
+            reason = str(error).partition("\n")[0][:MAX_REASON_CHARS] or type(error).__name__
+            raise ModelError(
+                f"There is not enough memory for this model; free some, or lower --kv-cache-memory ({reason})."
+            ) from None
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise ModelError(f"The engine could not start: {error.strerror} ({error.filename}).") from None
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed. PyTorch has a class of its own for that on GPUs only."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _self_checked(model: LoadedModel, rank: LoadedRank) -> LoadedModel:
+    """The model with what the self-check found. A failed one is reported, and the model is served all the same."""
+    placement, started = rank.plan.placement, time.monotonic()
+    if (placement.backend, placement.device.type) == ("triton", "cpu"):
+        return model  # Triton's interpreter would take minutes
+    if placement.device.type == "cpu" and rank.plan.options.tensor_parallel_size == 1:
+        subject = Subject.first_layer(rank)
+    else:
+        scheduler = model.scheduler
+        subject = Subject(model.runner, scheduler.limits, scheduler.blocks.num_blocks, model.max_model_len)
+    holds = is_batch_invariant(subject)
+    seconds = time.monotonic() - started
+    if holds:
+        logger.info("self-check: a request gets the same bits alone and in a crowd (%.2f s)", seconds)
+    elif placement.backend == "cpu":
+        logger.warning(
+            "self-check failed: on this machine a request's results depend in their last bits on the requests beside "
+            "it, which the CPU backend promises to rule out; answers are not reproducible bit for bit. Please report "
+            "the CPU and the versions of torch, numba and llvmlite (%.2f s)",
+            seconds,
+        )
+    else:
+        logger.info(
+            "self-check: a request's results depend in their last bits on the requests beside it; the %s backend "
+            "promises nothing else (%.2f s)",
+            placement.backend,
+            seconds,
+        )
+    return replace(model, ready=msgspec.structs.replace(model.ready, batch_invariant=holds))
 
 
 def load_variants(options: Sequence[EngineOptions], show_progress: bool) -> list[LoadedModel]:
@@ -75,6 +131,7 @@ def _assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:
     scheduler = _make_scheduler(rank, memory)
     max_model_len = _fitting_model_len(scheduler, options, plan.max_model_len)
     size = CacheSize(scheduler.blocks.num_blocks, scheduler.carries.capacity, max_model_len)
+    _check_cache_fits(rank, size)
     followers.make_caches(size)
     runner = rank.make_runner(size, followers)
     if placement.captures_graphs and options.cuda_graphs and options.tensor_parallel_size == 1:
@@ -104,6 +161,21 @@ def _make_scheduler(rank: LoadedRank, free_memory: int) -> Scheduler:
     # Beside them, what admitting the last keeps free for those that run (`Scheduler`).
     useful = options.max_num_seqs * longest + (options.max_num_seqs - 1) * layout.num_loops
     return Scheduler(layout, limits, int(min(affordable, useful)))
+
+
+def _check_cache_fits(rank: LoadedRank, size: CacheSize) -> None:
+    """Memory is taken when it is first written to, so a pool that is too large would end a server at work."""
+    plan, config = rank.plan, rank.config
+    blocks = size.num_blocks * block_bytes(
+        config, plan.placement, plan.options.block_size, plan.options.prefix_caching
+    )
+    needed = blocks + size.num_carry_slots * config.hidden_size * plan.placement.dtype.itemsize
+    left = memory_left(plan.placement.device, plan.options.tensor_parallel_size)
+    if needed > left:
+        raise ModelError(
+            f"The cache takes {gibibytes(needed)} of memory and {gibibytes(left)} are free beside the weights; "
+            "lower --kv-cache-memory, --max-num-seqs or --max-rows-per-step."
+        )
 
 
 def _fitting_model_len(scheduler: Scheduler, options: EngineOptions, wanted: int) -> int:

@@ -93,6 +93,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         steps_total: forward passes.
         step_seconds: wall time of this step, 0 when idle (measured by the host; the core has no clock).
         admitted: ids of requests that left the queue for the first time in this step.
+        isolated_errors_total: requests ended by an exception of ours that was kept from hurting others.
     """
 
     running: int = 0
@@ -109,6 +110,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rows_total: list[int] = []
     step_seconds: float = 0.0
     admitted: list[str] = []
+    isolated_errors_total: int = 0
 
 
 class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -127,6 +129,8 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
         kv_bytes_per_token: shared K/V bytes per token of context.
         kv_bytes_per_token_sequential: what a cache with every loop's whole context would need.
         kv_bytes_per_sequence: windows and carry, a constant per running sequence.
+        batch_invariant: whether a request got the same bits alone and in a crowd when the engine tried at its start;
+            None if it did not try.
     """
 
     protocol_version: int
@@ -140,6 +144,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     kv_bytes_per_token: int
     kv_bytes_per_token_sequential: int
     kv_bytes_per_sequence: int
+    batch_invariant: bool | None = None
 
 
 class EngineFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -35,6 +35,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
         quantization: of the layers' weights, as they are loaded; activations keep `dtype`.
         cuda_graphs: on a GPU, run decode steps as captured graphs.
         threads: compute threads, of all ranks together; None takes the machine's cores.
+        self_check: try at start whether results depend on what runs beside (`engine.self_check`).
         tensor_parallel_size: ranks that share the model: GPUs, or processes on the CPU.
     """
 
@@ -55,3 +56,4 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     cuda_graphs: bool = True
     threads: int | None = None
     tensor_parallel_size: int = 1
+    self_check: bool = True

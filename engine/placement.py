@@ -3,17 +3,20 @@
 import importlib.util
 from dataclasses import dataclass
 
-import psutil
 import torch
 
-from engine.config import ModelConfig
+from engine.config import ModelConfig, parameter_count
 from engine.errors import ModelError
+from engine.host_memory import available_memory
 from engine.options import EngineOptions, Quantization
 from kernels.registry import BackendError, resolve_backend
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CACHE_DTYPES = {**DTYPES, "fp8": torch.uint8}
 """fp8 is e4m3 in bytes (`kernels.e4m3`)."""
+
+QUANTIZED_BITS = {"int8": 8, "int4": 4}
+"""Per weight of the layers."""
 
 FREE_MEMORY_SHARE = {"cpu": 0.3, "cuda": 0.85}
 """Share of the memory left after loading that the block pool takes by default. A GPU is ours alone; what is left there
@@ -91,13 +94,25 @@ def _natural_dtype(config: ModelConfig, device: torch.device, backend: str) -> s
     return config.torch_dtype if keeps else "float32"
 
 
-def free_memory(device: torch.device, num_ranks: int) -> int:
-    """Bytes that each rank's block pool may take by default; ranks on the CPU share its memory."""
+def memory_left(device: torch.device, num_ranks: int) -> int:
+    """Bytes that each rank can still allocate; ranks on the CPU share its memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-    else:
-        free = psutil.virtual_memory().available // num_ranks
-    return int(free * FREE_MEMORY_SHARE[device.type])
+        return int(free)
+    return available_memory() // num_ranks
+
+
+def free_memory(device: torch.device, num_ranks: int) -> int:
+    """Bytes that each rank's block pool may take by default."""
+    return int(memory_left(device, num_ranks) * FREE_MEMORY_SHARE[device.type])
+
+
+def weight_bytes(config: ModelConfig, placement: Placement) -> int:
+    """What the weights take at least, once loaded; scales and padding come on top."""
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    layers = parameter_count(config) - embeddings
+    bits = QUANTIZED_BITS.get(placement.quantization, 8 * placement.weight_dtype.itemsize)
+    return embeddings * placement.weight_dtype.itemsize + layers * bits // 8
 
 
 def _check_quantization(placement: Placement) -> None:

@@ -18,9 +18,10 @@ from engine.checkpoint import load_tensors, open_checkpoint
 from engine.config import ModelConfig, load_config
 from engine.errors import ConfigError, ModelError
 from engine.followers import Followers
+from engine.host_memory import gibibytes
 from engine.model import LoopedModel
 from engine.options import EngineOptions
-from engine.placement import Placement, free_memory, resolve_placement
+from engine.placement import Placement, free_memory, memory_left, resolve_placement, weight_bytes
 from engine.rank_group import RankGroup, gathered_heads, summed_products
 from engine.rank_link import CacheSize
 from engine.rope import build_rope_table
@@ -164,10 +165,23 @@ def _check_row_budget(config: ModelConfig, options: EngineOptions) -> None:
         )
 
 
+def _check_weights_fit(plan: LoadPlan) -> None:
+    """Before anything is allocated: the kernel would end a process that takes too much without a word."""
+    ranks = plan.options.tensor_parallel_size
+    needed = weight_bytes(plan.config, plan.placement) // ranks
+    left = memory_left(plan.placement.device, ranks)
+    if needed > left:
+        raise ModelError(
+            f"The weights take at least {gibibytes(needed)} of memory and {gibibytes(left)} are free; "
+            "free some, or store them in less with --quantization or --dtype."
+        )
+
+
 def _load_weights(
     plan: LoadPlan, config: ModelConfig, group: RankGroup | None, show_progress: bool
 ) -> ModelWeights:
     checkpoint = open_checkpoint(Path(plan.options.model_dir), plan.config)
+    _check_weights_fit(plan)
     with tqdm(
         desc="Loading weights",
         unit="tensor",

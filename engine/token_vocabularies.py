@@ -13,8 +13,10 @@ import tokenizers
 
 from engine.config_fields import Fields, shown
 from engine.errors import TokenizerError
+from engine.model_directory import read_file, read_text
 
-MAX_JSON_BYTES = 256 << 20
+JSON_FILE, SENTENCEPIECE_FILE = "tokenizer.json", "tokenizer.model"
+MAX_JSON_BYTES = 64 << 20
 MAX_SENTENCEPIECE_BYTES = 64 << 20
 MAX_TOKENS = 1 << 22
 SPACE = "▁"
@@ -55,25 +57,27 @@ class JsonVocabulary(Vocabulary):
     """`tokenizer.json` through the `tokenizers` library: byte-level BPE, or SentencePiece with byte fallback."""
 
     def __init__(self, source: str) -> None:
-        with _library("tokenizer.json"):
+        with _library(JSON_FILE):
             self._tokenizer = tokenizers.Tokenizer.from_str(source)
             # A switch of the instance, so parsing and not parsing need one each: requests run on several threads.
             self._literal = tokenizers.Tokenizer.from_str(source)
             self._literal.encode_special_tokens = True
+            for tokenizer in (self._tokenizer, self._literal):
+                tokenizer.no_truncation()  # a file made for training may say so; a prompt is never cut or filled up
+                tokenizer.no_padding()
+            decoder = self._tokenizer.decoder
+            written = None if decoder is None else json.loads(decoder.__getstate__())
             self._added = {
                 token_id: (token.content, token.special)
                 for token_id, token in self._tokenizer.get_added_tokens_decoder().items()
             }
-        self._decoder = _read_decoder(json.loads(source).get("decoder"))
+        self._decoder = _read_decoder(written)
         self.leading_spaces = self._decoder.leading_spaces
 
     @classmethod
-    def load(cls, path: Path) -> "JsonVocabulary":
+    def load(cls, model_dir: Path) -> "JsonVocabulary":
         """Raises `TokenizerError` if the file is too big, malformed, or of a kind not implemented."""
-        try:
-            return cls(_read_bounded(path, MAX_JSON_BYTES).decode())
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise TokenizerError(f"Can't read {path.name}: {error}.") from None
+        return cls(read_text(model_dir, JSON_FILE, MAX_JSON_BYTES, TokenizerError))
 
     def encode(self, text: str, add_special_tokens: bool, parse_special: bool) -> list[int]:
         tokenizer = self._tokenizer if parse_special else self._literal
@@ -111,7 +115,7 @@ class SentencePieceVocabulary(Vocabulary):
     """
 
     def __init__(self, model: bytes, config: Fields) -> None:
-        with _library("tokenizer.model"):
+        with _library(SENTENCEPIECE_FILE):
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
             self._size: int = self._model.get_piece_size()
             # Asked of the model, since the setting (add_dummy_prefix) has no accessor.
@@ -130,9 +134,10 @@ class SentencePieceVocabulary(Vocabulary):
         self._add_bos = config.boolean("add_bos_token", True) and self._model.bos_id() >= 0
 
     @classmethod
-    def load(cls, path: Path, config: Fields) -> "SentencePieceVocabulary":
+    def load(cls, model_dir: Path, config: Fields) -> "SentencePieceVocabulary":
         """Raises `TokenizerError` if the file is too big or malformed."""
-        return cls(_read_bounded(path, MAX_SENTENCEPIECE_BYTES), config)
+        data = read_file(model_dir, SENTENCEPIECE_FILE, MAX_SENTENCEPIECE_BYTES, TokenizerError)
+        return cls(data, config)
 
     def encode(self, text: str, add_special_tokens: bool, parse_special: bool) -> list[int]:
         ids = [self._model.bos_id()] if add_special_tokens and self._add_bos else []
@@ -256,17 +261,6 @@ def _empty_table(size: int) -> list[bytes]:
     if size > MAX_TOKENS:
         raise TokenizerError(f"The tokenizer has ids up to {size - 1}, at most {MAX_TOKENS} ids are allowed.")
     return [b""] * size
-
-
-def _read_bounded(path: Path, max_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise TokenizerError(f"Can't read {path.name}: {error}.") from None
-    if len(data) > max_bytes:
-        raise TokenizerError(f"{path.name} is larger than the {max_bytes} bytes allowed.")
-    return data
 
 
 @contextmanager

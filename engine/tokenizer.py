@@ -9,14 +9,21 @@ import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import read_json_object
 from engine.config_fields import Fields, shown
-from engine.errors import ConfigError, InvalidRequestError, TokenizerError
+from engine.errors import InvalidRequestError, TokenizerError
 from engine.fim_tokens import find_fim_tokens
-from engine.token_vocabularies import JsonVocabulary, SentencePieceVocabulary, Vocabulary
+from engine.model_directory import has_file, read_json_object, read_text
+from engine.token_vocabularies import (
+    JSON_FILE,
+    SENTENCEPIECE_FILE,
+    JsonVocabulary,
+    SentencePieceVocabulary,
+    Vocabulary,
+)
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
+CONFIG_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 
 
 class Tokenizer:
@@ -56,14 +63,14 @@ class Tokenizer:
         Raises:
             TokenizerError: neither file is there, or one is malformed, too big or of a kind not implemented.
         """
-        config = _read_config(model_dir / "tokenizer_config.json")
+        config = _read_config(model_dir)
         vocabulary: Vocabulary
-        if (model_dir / "tokenizer.json").exists():
-            vocabulary = JsonVocabulary.load(model_dir / "tokenizer.json")
-        elif (model_dir / "tokenizer.model").exists():
-            vocabulary = SentencePieceVocabulary.load(model_dir / "tokenizer.model", config)
+        if has_file(model_dir, JSON_FILE):
+            vocabulary = JsonVocabulary.load(model_dir)
+        elif has_file(model_dir, SENTENCEPIECE_FILE):
+            vocabulary = SentencePieceVocabulary.load(model_dir, config)
         else:
-            raise TokenizerError(f"{model_dir} holds neither tokenizer.json nor tokenizer.model.")
+            raise TokenizerError(f"{model_dir} holds neither {JSON_FILE} nor {SENTENCEPIECE_FILE}.")
         return cls(
             vocabulary,
             bos_token_id=_named_id(config, "bos_token", vocabulary),
@@ -170,11 +177,10 @@ class StreamDecoder:
         return text
 
 
-def _read_config(path: Path) -> Fields:
-    try:
-        return Fields(path.name, read_json_object(path, MAX_CONFIG_BYTES) if path.exists() else {})
-    except ConfigError as error:
-        raise TokenizerError(str(error)) from None
+def _read_config(model_dir: Path) -> Fields:
+    there = has_file(model_dir, CONFIG_FILE)
+    values = read_json_object(model_dir, CONFIG_FILE, MAX_CONFIG_BYTES, TokenizerError) if there else {}
+    return Fields(CONFIG_FILE, values)
 
 
 def _named_id(config: Fields, key: str, vocabulary: Vocabulary) -> int | None:
@@ -200,9 +206,8 @@ def _pad_id(config: Fields, vocabulary: Vocabulary) -> int | None:
 
 def _chat_template(model_dir: Path, config: Fields) -> str | None:
     """`chat_template.jinja`, else tokenizer_config's template: a text, or a list of which "default" is meant."""
-    path = model_dir / "chat_template.jinja"
-    if path.exists():
-        return _read_template(path)
+    if has_file(model_dir, TEMPLATE_FILE):
+        return read_text(model_dir, TEMPLATE_FILE, MAX_TEMPLATE_BYTES, TokenizerError)
     value = config.values.get("chat_template")
     if isinstance(value, list):
         named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
@@ -214,14 +219,3 @@ def _chat_template(model_dir: Path, config: Fields) -> str | None:
             f"{config.where}: chat_template must be a text of at most {MAX_TEMPLATE_BYTES} bytes."
         )
     return value
-
-
-def _read_template(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TEMPLATE_BYTES + 1)
-        if len(data) > MAX_TEMPLATE_BYTES:
-            raise TokenizerError(f"{path.name} is larger than the {MAX_TEMPLATE_BYTES} bytes allowed.")
-        return data.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"Can't read {path.name}: {error}.") from None

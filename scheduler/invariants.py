@@ -21,10 +21,10 @@ def check(scheduler: Scheduler) -> None:
 
 def check_idle(scheduler: Scheduler) -> None:
     """With no sequence left, nothing is held."""
-    check(scheduler)
     _require(not scheduler.has_work, "sequences are left")
     _require(scheduler.blocks.used == 0, f"{scheduler.blocks.used} blocks leaked")
     _require(len(scheduler.carries.free) == scheduler.carries.capacity, "carry slots leaked")
+    check(scheduler)
 
 
 def _require(condition: bool, rule: str) -> None:

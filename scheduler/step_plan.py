@@ -1,5 +1,6 @@
 """What one step computes: the scheduler's answer, the runner's order."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from scheduler.sequence import Sequence
@@ -53,3 +54,17 @@ class StepPlan:
     @property
     def num_rows(self) -> int:
         return sum(segment.num_rows for segment in self.segments)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Those that have rows, in the order of their rows."""
+        return list(dict.fromkeys(segment.sequence for segment in self.segments))
+
+    def part(self, sequences: Iterable[Sequence]) -> "StepPlan":
+        """The rows and restores of some of the sequences only; who came and went stays with the whole."""
+        kept = dict.fromkeys(sequences)
+        slots = {slot for sequence in kept for carry in sequence.carries for slot in carry.slots}
+        return StepPlan(
+            [segment for segment in self.segments if segment.sequence in kept],
+            [restore for restore in self.restores if restore.slot in slots],
+        )

@@ -18,6 +18,7 @@ from server.openai.routes import router as openai_router
 from server.openapi import ADDRESS as OPENAPI_ADDRESS
 from server.openapi import install_openapi
 from server.operations import router as operations_router
+from server.panics import PanicMiddleware
 from server.rate_limit_headers import RateLimitHeadersMiddleware
 from server.request_id import RequestIdMiddleware
 from server.state import AppState
@@ -47,6 +48,7 @@ def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
     app.include_router(messages_router)
     install_error_handlers(app)
     install_openapi(app, with_keys=api_keys is not None)
+    app.add_middleware(PanicMiddleware)
     # Added last is outermost. Bodies are read only from authenticated clients; refusals are counted and carry an id.
     app.add_middleware(
         BodyLimitMiddleware,

@@ -1,5 +1,6 @@
 """From settings to everything the application needs: model directory, config, tokenizer, engine client."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -12,14 +13,17 @@ from engine.process_host import ProcessHost
 from engine.thread_host import ThreadHost, core_loader
 from engine.tokenizer import Tokenizer
 from server.chat_dialect import chat_dialect
-from server.chat_template import ChatTemplate
+from server.chat_template import template_of
 from server.engine_client import EngineClient
 from server.grammar_trial import GrammarTrial
 from server.key_limits import KeyLimits
 from server.metrics import ServerMetrics
+from server.model_trial import try_model
 from server.settings import Settings
 from server.state import AppState
 from server.version import package_version
+
+logger = logging.getLogger(__name__)
 
 
 def build_state(settings: Settings) -> AppState:
@@ -30,10 +34,17 @@ def build_state(settings: Settings) -> AppState:
         SettingsError: a file named by a setting can't be used.
     """
     given_template = settings.read_chat_template()
-    model_dir = resolve_model(settings.model)
+    model_dir = resolve_model(settings.model, settings.revision)
     config = load_config(model_dir, settings.model_overrides)
+    try_model(model_dir, given_template)
     tokenizer = Tokenizer.load(model_dir)
-    template = _compile(tokenizer.chat_template if given_template is None else given_template, tokenizer)
+    if tokenizer.vocab_size > config.vocab_size:
+        logger.warning(
+            "the tokenizer has ids up to %d, the model only up to %d; requests whose text needs others are refused",
+            tokenizer.vocab_size - 1,
+            config.vocab_size - 1,
+        )
+    template = template_of(tokenizer, given_template)
     metrics = ServerMetrics(package_version())
     client = EngineClient(
         host_factory(settings, model_dir),
@@ -59,15 +70,6 @@ def build_state(settings: Settings) -> AppState:
         chat_template=template,
         dialect=chat_dialect(template, tokenizer, settings.tool_call_parser, settings.reasoning_parser),
         created=int(time.time()),
-    )
-
-
-def _compile(source: str | None, tokenizer: Tokenizer) -> ChatTemplate | None:
-    if source is None:
-        return None
-    ids = {"bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id}
-    return ChatTemplate(
-        source, {name: "" if i is None else tokenizer.token_text(i) for name, i in ids.items()}
     )
 
 

@@ -69,6 +69,7 @@ _MODEL = typer.Argument(
 def serve(
     context: typer.Context,
     model: Annotated[str | None, _MODEL] = None,
+    revision: Annotated[str | None, _option("revision", MODEL, "REVISION")] = None,
     served_model_name: Annotated[str | None, _option("served_model_name", MODEL, "NAME")] = None,
     chat_template: Annotated[Path | None, _option("chat_template", MODEL, "FILE")] = None,
     tool_call_parser: Annotated[
@@ -132,6 +133,7 @@ def serve(
     cuda_graphs: Annotated[bool | None, _option("cuda_graphs", ENGINE)] = None,
     threads: Annotated[int | None, _option("threads", ENGINE)] = None,
     tensor_parallel_size: Annotated[int | None, _option("tensor_parallel_size", ENGINE)] = None,
+    self_check: Annotated[bool | None, _option("self_check", ENGINE)] = None,
 ) -> int:
     """Serve MODEL until SIGTERM or Ctrl-C.
 

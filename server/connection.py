@@ -215,10 +215,8 @@ class PoliteTransport(asyncio.Transport):
         super().__init__()
         self._inner = inner
         self._close = close
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send, or keep until the client takes it."""
-        self._inner.write(data)
+        self._ended = False
+        self.write = inner.write  # type: ignore[method-assign]  # every event of a stream goes through here, twice
 
     def close(self) -> None:
         """Close as politely as need be."""
@@ -234,11 +232,12 @@ class PoliteTransport(asyncio.Transport):
 
     def write_eof(self) -> None:
         """Tell the client that nothing more comes."""
+        self._ended = True
         self._inner.write_eof()
 
     def is_closing(self) -> bool:
-        """Whether nothing is read any more."""
-        return self._inner.is_closing()
+        """Whether nothing can be sent any more."""
+        return self._ended or self._inner.is_closing()
 
     def pause_reading(self) -> None:
         """Let the client wait."""

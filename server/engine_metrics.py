@@ -73,6 +73,11 @@ def _stats(stats: EngineStats) -> Iterator[Metric]:
     yield _counter("prefix_cache_hits", "Prompt tokens found.", stats.prefix_hit_tokens_total)
     yield _counter("num_preemptions", "Sequences preempted.", stats.preemptions_total)
     yield _counter("engine_steps", "Forward passes.", stats.steps_total)
+    yield _counter(
+        "engine_isolated_errors",
+        "Requests ended by an internal error that was kept from the others.",
+        stats.isolated_errors_total,
+    )
     rows = CounterMetricFamily("loopserve_rows", "Rows computed, by loop.", labels=["loop"])
     for loop, count in enumerate(stats.rows_total):
         rows.add_metric([str(loop)], count)
@@ -87,6 +92,12 @@ def _layout(info: EngineReady) -> Iterator[Metric]:
         {"shared": info.kv_bytes_per_token, "sequential": info.kv_bytes_per_token_sequential},
     )
     yield _gauge("kv_bytes_per_sequence", "Window and carry bytes per sequence.", info.kv_bytes_per_sequence)
+    if info.batch_invariant is not None:
+        yield _gauge(
+            "batch_invariant",
+            "1 if a request got the same bits alone and in a crowd when the engine tried at its start.",
+            info.batch_invariant,
+        )
     config = GaugeMetricFamily(
         "loopserve_cache_config_info",
         "Shape of the cache.",

@@ -11,6 +11,7 @@ _TOTALS = (
     "prefix_query_tokens_total",
     "prefix_hit_tokens_total",
     "steps_total",
+    "isolated_errors_total",
 )
 
 

@@ -27,3 +27,7 @@ class RequestTimeoutError(LoopserveError):
 
 class SettingsError(LoopserveError):
     """A command-line option, environment variable or key file is wrong; the text is one line."""
+
+
+class LibraryPanicError(Exception):
+    """A panic in a Rust library, whose own class is no `Exception`. Our bug or theirs, so no text for the client."""

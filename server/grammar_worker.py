@@ -5,14 +5,13 @@ moment, and is not missed if a grammar takes it down. Never loads torch.
 """
 
 import os
-import resource
 import struct
 import sys
 import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.child_process import die_with, leave_signals_to_parent
+from engine.child_process import die_with, leave_signals_to_parent, limit_memory
 from engine.errors import InvalidRequestError
 from engine.grammar import TRIAL_STACK_BYTES, Vocabulary, compile_grammar, make_vocabulary
 from engine.tokenizer import Tokenizer
@@ -44,7 +43,7 @@ def main(arguments: list[str]) -> int:
     compile_grammar(
         vocabulary, '{"grammars":[{"lark_grammar":"start: /a?/"}]}'
     )  # whatever is lazy is done now
-    _limit_memory()
+    limit_memory(MEMORY_PER_TRIAL + TRIAL_STACK_BYTES)
     threading.stack_size(TRIAL_STACK_BYTES)
     serving = threading.Thread(target=_serve, args=(vocabulary, sys.stdin.buffer, answers))
     serving.start()
@@ -71,15 +70,6 @@ def _write(answers: BinaryIO, text: str) -> None:
     data = text.encode()
     answers.write(LENGTH.pack(len(data)) + data)
     answers.flush()
-
-
-def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pages = Path("/proc/self/statm")
-    if pages.exists():  # Linux; elsewhere the time limit has to do
-        taken = int(pages.read_text().split()[0]) * resource.getpagesize()
-        limit = taken + MEMORY_PER_TRIAL + TRIAL_STACK_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,12 @@ def connections_possible(wanted: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
     possible = max(MIN_CONNECTIONS, soft - OWN_DESCRIPTORS)
-    logger.warning(
-        "at most %d connections instead of %d: a process may have %d files here", possible, wanted, soft
+    level = logging.WARNING if possible < wanted // 2 else logging.INFO
+    logger.log(
+        level,
+        "at most %d connections instead of %d: a process may have %d files here",
+        possible,
+        wanted,
+        soft,
     )
     return min(possible, wanted)

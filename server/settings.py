@@ -44,9 +44,17 @@ class Settings(LimitSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     model: str = Field(min_length=1, description="Checkpoint directory, or a hub id (owner/name).")
+    revision: str | None = Field(
+        None,
+        min_length=1,
+        max_length=250,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        description="Commit, tag or branch of a model on the hub. Default: its main branch.",
+    )
     served_model_name: str | None = Field(
         None,
         min_length=1,
+        max_length=256,
         description="Model id that clients use. Default: the directory's name or the hub id.",
     )
     model_overrides: Annotated[dict[str, object], NoDecode] = Field(
@@ -170,6 +178,10 @@ class Settings(LimitSettings):
         le=64,
         description="Split the model over so many GPUs, or processes on the CPU; without CUDA graphs if above 1.",
     )
+    self_check: bool = Field(
+        True,
+        description="Try at start whether a request's bits depend on the requests beside it, and report it.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -196,6 +208,8 @@ class Settings(LimitSettings):
             return value
         try:
             return json.loads(value)
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
         except ValueError as error:
             raise ValueError(f"is not valid JSON: {error}") from None
 
@@ -204,7 +218,7 @@ class Settings(LimitSettings):
         """The id clients use for the model."""
         if self.served_model_name is not None:
             return self.served_model_name
-        path = Path(self.model).expanduser()
+        path = Path(os.path.expanduser(self.model))
         return path.resolve().name if path.is_dir() else self.model
 
     @property
@@ -256,6 +270,7 @@ class Settings(LimitSettings):
             cuda_graphs=self.cuda_graphs,
             threads=self.threads,
             tensor_parallel_size=self.tensor_parallel_size,
+            self_check=self.self_check,
         )
 
 

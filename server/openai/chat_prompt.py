@@ -1,5 +1,6 @@
 """Chat messages → the model's prompt, through its chat template."""
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,9 @@ from server.openai.protocol import ChatMessage, ChatTemplateFields
 from server.openai.tool_prompt import plain_turns
 from server.openai.tools import Tool
 from server.state import AppState
+
+INLINE_TURNS = 64
+"""Longer conversations are rendered off the event loop: some templates go through all messages once per message."""
 
 
 async def chat_prompt(state: AppState, messages: Sequence[ChatMessage], fields: ChatTemplateFields) -> Prompt:
@@ -34,7 +38,10 @@ async def chat_prompt(state: AppState, messages: Sequence[ChatMessage], fields: 
         turns, for_template = plain_turns(turns, tools, state.dialect.tools), None
     else:
         for_template = [tool.for_template() for tool in tools] or None
-    text = _render(template, turns, for_template, fields)
+    if len(turns) <= INLINE_TURNS:
+        text = _render(template, turns, for_template, fields)
+    else:
+        text = await asyncio.to_thread(_render, template, turns, for_template, fields)
     ids = await encode(state.tokenizer, text, add_special_tokens=False)
     if not ids:
         raise InvalidRequestError(

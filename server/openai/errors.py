@@ -119,7 +119,7 @@ class ClientDisconnectedError(LoopserveError):
     """The client went away while its request was worked on; nobody reads the answer."""
 
 
-def to_api_error(error: Exception) -> ApiError:
+def to_api_error(error: BaseException) -> ApiError:
     """What the client is told about any failure; only errors raised on purpose keep their text."""
     match error:
         case ApiError():
@@ -147,7 +147,7 @@ def engine_error(output: RequestOutput) -> ApiError:
     return ApiError.worded(kind, output.error or ENGINE_ERROR.message())
 
 
-def log_if_bug(error: Exception) -> None:
+def log_if_bug(error: BaseException) -> None:
     """Keep the traceback of what the client only sees as an internal error."""
     if to_api_error(error).code == INTERNAL_ERROR.code:
         logger.error("request failed", exc_info=error)

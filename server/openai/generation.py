@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import engine.messages as messages
+from engine.errors import is_isolable
 from engine.messages import RequestOutput, TokenLogprob
 from server.detokenize import TextAssembler
 from server.engine_streams import EngineStream
@@ -102,13 +103,13 @@ async def _merged(
     running: list[AsyncGenerator[Delta, None]], ended: Container[int]
 ) -> AsyncGenerator[Delta, None]:
     """Deltas of several choices, generator `i` being choice `i`."""
-    queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+    queue: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
     tasks = {i: asyncio.create_task(_pump(deltas, queue)) for i, deltas in enumerate(running)}
     unfinished = len(tasks)
     try:
         while unfinished:
             item = await queue.get()
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             if item.index in ended:  # came while its choice was being stopped
                 continue
@@ -122,12 +123,14 @@ async def _merged(
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def _pump(running: AsyncGenerator[Delta, None], queue: asyncio.Queue[Delta | Exception]) -> None:
+async def _pump(running: AsyncGenerator[Delta, None], queue: asyncio.Queue[Delta | BaseException]) -> None:
     try:
         async with aclosing(running) as deltas:
             async for delta in deltas:
                 queue.put_nowait(delta)
-    except Exception as error:
+    except BaseException as error:
+        if not is_isolable(error):
+            raise
         queue.put_nowait(error)
 
 

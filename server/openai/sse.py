@@ -14,6 +14,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from engine.errors import is_isolable
 from server.openai.disconnect import unless_disconnected
 from server.openai.errors import ApiError, ClientDisconnectedError, log_if_bug, to_api_error
 
@@ -118,7 +119,9 @@ class EventStream(Response):
             await self._send_part(send, await self._first)
             async for part in self._rest:
                 await self._send_part(send, part)
-        except Exception as error:
+        except BaseException as error:
+            if not is_isolable(error):
+                raise
             log_if_bug(error)
             await self._send_part(send, self._failure(to_api_error(error)))
 

@@ -5,13 +5,13 @@ import signal
 import time
 from pathlib import Path
 
-from engine.errors import InvalidRequestError, ModelError
+from engine.errors import InvalidRequestError, ModelError, RequestFailedError
 from engine.messages import PROTOCOL_VERSION, EngineReady, EngineStats, Request, RequestOutput
 from engine.options import EngineOptions
 from engine.sampling_params import SamplingParams
 
 REFUSE = 9001  # add: InvalidRequestError
-BREAK_ADD = 9002  # add: any other exception
+BREAK_ADD = 9002  # add: RequestFailedError
 BREAK_STEP = 9003  # step: exception
 DIE = 9004  # step: SIGKILL to itself
 HANG = 9005  # step: never returns
@@ -70,7 +70,7 @@ class FakeCore:
         if request.prompt_token_ids[0] == REFUSE:
             raise InvalidRequestError("refused by the fake core")
         if request.prompt_token_ids[0] == BREAK_ADD:
-            raise KeyError("broken add")
+            raise RequestFailedError("the fake core failed on this") from KeyError("broken add")
         self.requests[request.request_id] = (request, 0)
 
     def abort(self, request_id: str) -> None:

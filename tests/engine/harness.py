@@ -107,6 +107,7 @@ class Checkpoint:
             "max_rows_per_step": 64,
             "block_size": 4,
             "kv_cache_memory": 8 << 20,
+            "self_check": False,
             **options,
         }
         return EngineCore.load(EngineOptions(**values), show_progress=False)

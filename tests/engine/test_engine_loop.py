@@ -1,5 +1,7 @@
 """The loop alone, with messages from a list and no transport."""
 
+import pytest
+
 from engine.engine_loop import (
     COMPILING_WAIT_S,
     EXIT_CRASHED,
@@ -108,6 +110,36 @@ def test_exception_in_step_is_fatal_and_says_so() -> None:
     assert isinstance(last, EngineFailed)
     assert not last.model_error
     assert "RuntimeError: broken step" in last.message
+
+
+def test_a_request_refused_and_aborted_in_one_turn_gets_nothing() -> None:
+    script = Script([[fake_request("a", [REFUSE]), fake_request("b", [BREAK_ADD]), Abort(["a"])]])
+    script.run()
+    assert [output.request_id for output in script.outputs] == ["b"]
+
+
+@pytest.mark.parametrize("where", ["add", "step"])
+@pytest.mark.parametrize("kind", [RuntimeError, type("PanicException", (BaseException,), {})])
+def test_what_a_core_does_not_keep_in_ends_it_with_a_message(kind, where, monkeypatch) -> None:
+    def broken(*of: object) -> None:
+        raise kind("out of order")
+
+    monkeypatch.setattr(FakeCore, where, broken)
+    monkeypatch.setattr(FakeCore, "has_work", True)
+    script = Script([[fake_request("a", [1])], [], []])
+    assert script.run() == EXIT_CRASHED
+    last = script.sent[-1]
+    assert isinstance(last, EngineFailed)
+    assert f"{kind.__name__}: out of order" in last.message
+
+
+def test_an_interrupt_is_not_reported_as_a_crash(monkeypatch) -> None:
+    def broken(self: FakeCore) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeCore, "step", broken)
+    with pytest.raises(KeyboardInterrupt):
+        Script([[fake_request("a", [1])], [], []]).run()
 
 
 def test_model_error_is_one_line_with_its_own_code() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.config import load_config, parameter_count
 from engine.core import EngineCore
 from engine.errors import ModelError
 from engine.loading import load_model, load_variants
 from engine.options import EngineOptions
+from engine.placement import resolve_placement, weight_bytes
 from tests.engine.harness import Driver
 from tests.make_checkpoint import make_checkpoint, random_config
 
@@ -88,3 +90,77 @@ def test_a_bfloat16_checkpoint_is_kept_in_bfloat16_and_computes_as_in_float32(tm
     assert kept.runner.model.weights.embedding.dtype == torch.bfloat16
     prompts = [list(range(20, 50)), [7, 8, 9]]
     assert tokens_of(EngineCore(kept), prompts, 12) == tokens_of(EngineCore(widened), prompts, 12)
+
+
+def _leave(monkeypatch: pytest.MonkeyPatch, module: str, num_bytes: int) -> None:
+    monkeypatch.setattr(f"engine.{module}.memory_left", lambda device, num_ranks: num_bytes)
+
+
+def test_weights_that_do_not_fit_are_refused_before_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(tmp_path, random_config(), seed=0)
+    needed = 4 * parameter_count(load_config(tmp_path, {}))
+
+    def read(*args: object) -> None:
+        raise AssertionError("a tensor was read")
+
+    _leave(monkeypatch, "rank_loading", needed - 1)
+    monkeypatch.setattr("engine.checkpoint.read_tensor", read)
+    with pytest.raises(
+        ModelError, match=r"The weights take at least 0\.0 GiB of memory and 0\.0 GiB are free"
+    ):
+        load_model(options_for(tmp_path), show_progress=False)
+    _leave(monkeypatch, "rank_loading", needed)
+    with pytest.raises(AssertionError, match="was read"):
+        load_model(options_for(tmp_path), show_progress=False)
+
+
+def test_narrower_weights_need_less(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, random_config(), seed=0)
+    config = load_config(tmp_path, {})
+    needed = [
+        weight_bytes(config, resolve_placement(options_for(tmp_path, **changes), config))
+        for changes in (
+            *({"dtype": "float32"}, {"dtype": "bfloat16"}),
+            *({"quantization": "int8"}, {"quantization": "int4"}),
+        )
+    ]
+    assert needed[0] == 2 * needed[1] == 4 * parameter_count(config)
+    assert needed[0] > needed[2] > needed[3]
+
+
+def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint(tmp_path, random_config(), seed=0)
+    _leave(monkeypatch, "loading", 100_000)
+    with pytest.raises(ModelError, match=r"The cache takes .* lower --kv-cache-memory"):
+        load_model(options_for(tmp_path, kv_cache_memory=1 << 30), show_progress=False)
+    load_model(
+        options_for(tmp_path, kv_cache_memory=50_000, max_num_seqs=1, max_rows_per_step=64),
+        show_progress=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nsecond line"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+    ],
+)
+def test_an_allocation_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    make_checkpoint(tmp_path, random_config(), seed=0)
+
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("engine.rank_loading.make_state", fail)
+    with pytest.raises(ModelError, match="not enough memory for this model") as caught:
+        load_model(options_for(tmp_path), show_progress=False)
+    assert "\n" not in str(caught.value)
+    error = RuntimeError("another")
+    with pytest.raises(RuntimeError, match="another"):
+        load_model(options_for(tmp_path), show_progress=False)

@@ -26,16 +26,17 @@ def test_a_directory_is_itself(tmp_path: Path, no_hub: None) -> None:
 def test_a_hub_id_is_downloaded_without_code_or_pickles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, list[str]]] = []
+    asked: list[tuple[str, str | None, list[str]]] = []
 
-    def download(repo_id: str, allow_patterns: list[str]) -> str:
-        asked.append((repo_id, allow_patterns))
+    def download(repo_id: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, revision, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(model_files, "snapshot_download", download)
     monkeypatch.chdir(tmp_path)
     assert resolve_model("owner/some.model-v2") == tmp_path
-    assert asked == [("owner/some.model-v2", HUB_FILES)]
+    assert resolve_model("owner/name", "v1.0") == tmp_path  # one call: all files are of one commit
+    assert asked == [("owner/some.model-v2", None, HUB_FILES), ("owner/name", "v1.0", HUB_FILES)]
     assert not any(pattern.endswith((".py", ".bin", ".pt", "*")) for pattern in HUB_FILES)
 
 
@@ -47,6 +48,18 @@ def test_a_hub_id_is_downloaded_without_code_or_pickles(
         ("../name", "neither an existing directory nor a hub id"),
         ("", "neither an existing directory nor a hub id"),
         ("owner/na me", "neither an existing directory nor a hub id"),
+        ("owner/../../etc", "neither an existing directory nor a hub id"),
+        ("owner/..", "neither an existing directory nor a hub id"),
+        ("оwner/name", "neither an existing directory nor a hub id"),  # a Cyrillic letter
+        ("owner/name\n", "neither an existing directory nor a hub id"),
+        ("https://hub/owner/name", "neither an existing directory nor a hub id"),
+        ("~nobody-of-that-name/model", "neither an existing directory nor a hub id"),
+        ("{{x}}%s%n", "neither an existing directory nor a hub id"),
+        ("owner/a..b", "Can't get model owner/a..b"),
+        ("a\0b", "Can't look for model|neither"),
+        ("m" * 10_000, "Can't look for model"),
+        ("owner/" + "m" * 10_000, "Can't look for model"),
+        ("/proc/1/root/../../../" + "x/" * 3000, "Can't look for model"),
         ("file.txt", "is a file"),
     ],
 )
@@ -58,6 +71,13 @@ def test_what_is_neither_is_refused(
     with pytest.raises(ModelError, match=message) as caught:
         resolve_model(name)
     assert "\n" not in str(caught.value)
+    assert "\0" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_revision_of_a_directory_makes_no_sense(tmp_path: Path, no_hub: None) -> None:
+    with pytest.raises(ModelError, match="--revision is for models of the hub"):
+        resolve_model(str(tmp_path), "main")
 
 
 @pytest.mark.parametrize("error", [OSError("disk full\nreally"), ValueError()])

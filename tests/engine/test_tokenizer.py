@@ -238,12 +238,12 @@ def test_lone_surrogate_is_the_requests_fault(tokenizer: Tokenizer) -> None:
     [
         ({}, "neither tokenizer.json nor tokenizer.model"),
         ({"tokenizer.json": "{"}, "failed at tokenizer.json"),
-        ({"tokenizer.json": b"\xff"}, "Can't read tokenizer.json"),
+        ({"tokenizer.json": b"\xff"}, r"Can't read .*tokenizer\.json"),
         ({"tokenizer.model": b"not a model"}, "failed at tokenizer.model"),
         ({"tokenizer_config.json": "[]"}, "must hold a JSON object"),
         ({"tokenizer_config.json": '{"bos_token": "<nope>"}', "tokenizer.json": None}, "bos_token '<nope>'"),
         ({"tokenizer_config.json": '{"chat_template": 3}', "tokenizer.json": None}, "chat_template must be"),
-        ({"chat_template.jinja": b"\xff", "tokenizer.json": None}, "Can't read chat_template.jinja"),
+        ({"chat_template.jinja": b"\xff", "tokenizer.json": None}, r"Can't read .*chat_template\.jinja"),
         ({"chat_template.jinja": "x" * (1 << 20) + "y", "tokenizer.json": None}, "larger than"),
     ],
 )

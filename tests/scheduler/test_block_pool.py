@@ -212,3 +212,16 @@ def test_evictions_stay_fast_with_many_tenants(num_tenants: int) -> None:
     seconds = time.process_time() - started
     assert blocks is not None
     assert seconds / 20_000 < 25e-6
+
+
+def test_books_that_do_not_add_up_are_noticed_where_they_matter() -> None:
+    pool = BlockPool(1)
+    assert not use(pool, "A", "text")
+    pool.keys[0] = None
+    with pytest.raises(InvariantError, match="evictable block 0 has no key"):
+        pool.allocate(1)
+    pool = BlockPool(1)
+    assert not use(pool, "A", "text")
+    pool.tenants[0] = None
+    with pytest.raises(InvariantError, match="keyed block 0 has no tenant"):
+        pool.retain(0)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +54,20 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(model: Path, *options: str) -> Iterator[LiveServer]:
-    """Serve `model` with the command line's `options`; SIGTERM at the end must give exit code 0."""
+def live_server(
+    model: Path, *options: str, module: str | None = None, before: Callable[[], None] | None = None
+) -> Iterator[LiveServer]:
+    """Serve `model` with the command line's `options`; SIGTERM at the end must give exit code 0.
+
+    Args:
+        module: run instead of the ordinary command line.
+        before: called in the new process before it becomes the server.
+    """
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "server.log"
         command = [
             sys.executable,
-            "-c",
-            "from server.cli import main; main()",
+            *(("-c", "from server.cli import main; main()") if module is None else ("-m", module)),
             "serve",
             str(model),
             "--port",
@@ -72,7 +78,8 @@ def live_server(model: Path, *options: str) -> Iterator[LiveServer]:
                 [*command, "--log-level", "warning", *options],
                 stdout=out,
                 stderr=out,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+                preexec_fn=before,
             )
         try:
             server = LiveServer(process, _port(process, log), log)

@@ -267,6 +267,15 @@ def test_a_malformed_chunk_ends_the_request_for_its_handler_too(chunks: bytes) -
     assert seen[-1] == "http.disconnect"
 
 
+def test_nothing_more_is_sent_after_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    """The handler that would say "100 Continue" only begins after it."""
+    with caplog.at_level(logging.ERROR):
+        head = POST + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+        reply = sent(head + b"zz\r\n", app=limited())
+    assert reply.statuses == [400]
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(("chunks", "status"), [(4096, 200), (4097, 400), (43_000, 400)])
 def test_a_body_in_crumbs_is_not_read_to_the_end(chunks: int, status: int) -> None:
     body = b"1\r\nx\r\n" * chunks + b"0\r\n\r\n"

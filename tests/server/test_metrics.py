@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -137,6 +138,14 @@ def test_nothing_is_invented_before_the_engine_is_ready() -> None:
     names = {family.name for family in parse(generate_latest(metrics.registry).decode())}
     assert "loopserve_kv_bytes_per_token" not in names
     assert "loopserve_kv_cache_usage_perc" in names
+
+
+@pytest.mark.parametrize(("found", "exported"), [(True, 1.0), (False, 0.0), (None, None)])
+def test_the_self_check_is_exported_if_it_was_done(found: bool | None, exported: float | None) -> None:
+    info = msgspec.structs.replace(FakeCore().ready(), batch_invariant=found)
+    metrics = ServerMetrics("1")
+    metrics.registry.register(EngineCollector(FakeSource(info, STATS)))
+    assert value(metrics, "batch_invariant") == exported
 
 
 def test_http_series_count_failures_and_bound_their_labels() -> None:

@@ -65,7 +65,7 @@ async def raw(app: FastAPI, path: str, body: bytes) -> tuple[int, dict[bytes, by
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"test"), (b"content-type", b"application/json")],
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }
     await app(scope, receive, send)

@@ -57,6 +57,7 @@ def test_engine_options_are_all_passed_on() -> None:
         "cuda_graphs": False,
         "threads": 3,
         "tensor_parallel_size": 2,
+        "self_check": False,
     }
     options = load_settings({"model": "m/n", **given}).engine_options(Path("/models/x"))
     assert options.kv_cache_memory == 2 * 1024**3

@@ -13,8 +13,15 @@ from engine.messages import Abort, FromEngine, Request, Shutdown, StepOutputs, T
 from scheduler.invariants import check, check_idle
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
+from tools.simulation.curses import Curses
 from tools.simulation.expectation import Expectation
-from tools.simulation.failure import InjectedFaultError, SimulationError, require
+from tools.simulation.failure import (
+    HiccupError,
+    InjectedFaultError,
+    PanicException,
+    SimulationError,
+    require,
+)
 from tools.simulation.hash_runner import HashRunner, make_core
 from tools.simulation.memory import Memory, PoisoningBlockPool
 from tools.simulation.setting import Setting
@@ -41,6 +48,8 @@ class Totals:
     preemptions: int = 0
     evictions: int = 0
     restarts: int = 0
+    exceptions: int = 0
+    hiccups: int = 0
     cached_tokens: int = 0
     restored: int = 0
     recomputed: int = 0
@@ -74,6 +83,7 @@ class Episode:
         self.totals = Totals(episodes=1)
         self.turn = 0
         self.first_ranked: Tenure | None = None
+        self.curses: Curses
         self.core: EngineCore
         self.memory: Memory
 
@@ -84,7 +94,8 @@ class Episode:
             WrongResultError, InvariantError: or whatever else the engine raises: it has a bug.
         """
         while True:
-            self.core, self.memory = make_core(self.setting, self._fault)
+            self.curses = Curses()
+            self.core, self.memory = make_core(self.setting, self._fault, self.curses)
             self.first_ranked = None
             try:
                 run_loop(self.core, self._receive, self._send, self._beat)
@@ -115,6 +126,8 @@ class Episode:
     def _enter(self, client: Client) -> Request:
         request = client.expectation.request
         self.clients[request.request_id] = client
+        if client.expectation.curse is not None:
+            self.curses.by_request[request.request_id] = client.expectation.curse
         self.totals.requests += 1
         return request
 
@@ -142,7 +155,7 @@ class Episode:
                 raise
             self.totals.tokens += len(output.token_ids)
             if output.finish_reason is not None:
-                self.totals.finished += 1
+                self.totals.finished += output.finish_reason != "error"
                 self._end(name)
             elif client.leaves_after == client.expectation.num_outputs:
                 client.leaves_at = self.turn + 1
@@ -150,9 +163,14 @@ class Episode:
         require(
             stats.running + stats.waiting == len(self.clients), "the engine forgot a request, or keeps one"
         )
+        require(self.curses.struck.isdisjoint(self.clients), f"of {self.curses.struck} some go on")
+        require(stats.isolated_errors_total == self.curses.total, "errors are not counted right")
 
     def _end(self, name: str) -> None:
         expectation = self.clients.pop(name).expectation
+        if expectation.is_struck:
+            self.curses.struck.remove(name)
+            self.totals.exceptions += 1
         self.workload.remember(expectation.tokens[: expectation.length].tolist())
 
     def _beat(self) -> None:
@@ -196,9 +214,14 @@ class Episode:
         elif pool.evictable:
             pool.evict_one()
 
-    def _fault(self) -> None:
+    def _fault(self, names: list[str], place: str) -> None:
         if self.rng.random() * 2 * self.setting.fault_every < 1:
             raise InjectedFaultError
+        for name in names:
+            self.curses.meet(name, place)
+        if len(names) > 1 and self.rng.random() * 2 * self.setting.hiccup_every < 1:
+            self.totals.hiccups += 1
+            raise HiccupError  # of a single sequence it would be an error that ends it
 
     def _restart(self) -> None:
         self.totals.restarts += 1
@@ -259,7 +282,7 @@ def run_episode(seed: int, number: int) -> Totals:
     episode = Episode(setting, rng)
     try:
         return episode.run()
-    except Exception as error:
+    except (Exception, PanicException) as error:
         notes = "\n".join(getattr(error, "__notes__", ()))
         raise SimulationError(
             f"{type(error).__name__}: {error}\n{notes}\nturn {episode.turn} of {setting}\n"

@@ -6,6 +6,7 @@ import torch
 from engine.messages import Request, RequestOutput, TokenLogprob
 from engine.sampler import Draw, SamplingState, sample_step
 from tools.simulation.arithmetic import hash_sequence
+from tools.simulation.curses import Curse
 from tools.simulation.failure import require
 from tools.simulation.hash_runner import KINDS_OF_LOGITS, LOGITS, world_of
 from tools.simulation.setting import VOCAB_SIZE, Setting
@@ -19,12 +20,14 @@ class Expectation:
     """One request's true course.
 
     Attributes:
+        curse: what will end it, if it doesn't end earlier.
         tokens: int64 ``[capacity]``, prompt and answer; the first `length` are known, the first `computed` hashed.
         keys: uint64 ``[loops, layers, capacity]``. hidden: uint64 ``[loops, capacity]``.
     """
 
-    def __init__(self, setting: Setting, request: Request) -> None:
+    def __init__(self, setting: Setting, request: Request, curse: Curse | None = None) -> None:
         self.request = request
+        self.curse = curse
         self.layout = layout = setting.layout
         self.num_loops = loops = request.num_loops or layout.num_loops
         self.length = len(request.prompt_token_ids)
@@ -42,6 +45,10 @@ class Expectation:
             self._sampling = SamplingState.begin(
                 request.params, request.prompt_token_ids, VOCAB_SIZE, torch.device("cpu")
             )
+
+    @property
+    def is_struck(self) -> bool:
+        return self.curse is not None and self.curse.has_struck
 
     def compute(self) -> None:
         """Hash all tokens known."""
@@ -66,6 +73,10 @@ class Expectation:
         Raises:
             WrongResultError: naming the first difference.
         """
+        if self.is_struck:
+            failed = output.error is not None and output.finish_reason == "error" and not output.invalid
+            require(failed and not output.token_ids, f"no end with an error of ours, but {output}")
+            return
         self.compute()
         request, params = self.request, self.request.params
         require(output.error is None, f"an error: {output.error}")

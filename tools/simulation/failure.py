@@ -9,6 +9,18 @@ class InjectedFaultError(BaseException):
     """The engine's process died in a pass, so nothing in the engine can catch it; the engine is started again."""
 
 
+class CurseError(Exception):
+    """What the engine does for one request, or with it in a batch, raises this."""
+
+
+class HiccupError(Exception):
+    """A pass fails once, whoever is in it, and not again."""
+
+
+PanicException: type[BaseException] = type("PanicException", (BaseException,), {})
+"""As pyo3 would raise: every Rust library has such a class of its own, which is no `Exception`."""
+
+
 class SimulationError(Exception):
     """An episode failed; the text says how to see it again."""
 

@@ -19,6 +19,7 @@ from scheduler.carry_pool import required_capacity
 from scheduler.scheduler import Scheduler
 from scheduler.step_plan import CarryRestore, StepPlan
 from tools.simulation.arithmetic import hash_pass
+from tools.simulation.curses import CursedCore, Curses
 from tools.simulation.memory import Memory, PoisoningBlockPool, PoisoningCarryPool
 from tools.simulation.setting import VOCAB_SIZE, Setting
 
@@ -28,7 +29,8 @@ KINDS_OF_LOGITS = 4096
 LOGITS = 3 * torch.randn(KINDS_OF_LOGITS, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
 """What a head could give: every row has other numbers, so log-probabilities tell rows apart, too."""
 
-Fault = Callable[[], None]
+Fault = Callable[[list[str], str], None]
+"""Called with the ids of a pass's sequences "before a pass" and "after a pass"; may raise."""
 
 
 @cache
@@ -41,8 +43,9 @@ class HashRunner(ModelRunner):
     """`ModelRunner.run` as it is, over hashes.
 
     Attributes:
-        fault: called before a pass has changed anything and again when it has changed everything; may raise.
+        fault: called before a pass has changed anything and again when it has changed everything.
         worlds: of the current step's rows, see `arithmetic.embed`.
+        names: of its sequences.
         restored: sequences begun by restoring. recomputed: by recomputing a found prompt's tail.
     """
 
@@ -59,11 +62,13 @@ class HashRunner(ModelRunner):
         self.followers = Followers()
         self.graphs = None
         self.worlds = np.zeros(0, np.uint64)
+        self.names: list[str] = []
         self.restored = 0
         self.recomputed = 0
 
     def run(self, step: StepPlan) -> StepLogits:
         segments = step.segments
+        self.names = [sequence.sequence_id for sequence in step.sequences]
         self.worlds = np.repeat(
             np.array([world_of(s.sequence.tenant, s.sequence.cache_salt) for s in segments], np.uint64),
             [s.num_rows for s in segments],
@@ -76,7 +81,7 @@ class HashRunner(ModelRunner):
 
     def compute(self, batch: RowBatch, restores: list[CarryRestore]) -> torch.Tensor:
         memory = self.memory
-        self.fault()
+        self.fault(self.names, "before a pass")
         for restore in restores:
             memory.carries[restore.slot] = memory.block_hidden[restore.block]
         hidden = hash_pass(
@@ -98,12 +103,16 @@ class HashRunner(ModelRunner):
             batch.window_floor.numpy(),
             batch.window,
         )
-        self.fault()
+        try:
+            self.fault(self.names, "after a pass")
+        except BaseException:
+            memory.ruin(batch, restores)
+            raise
         wanted = hidden[batch.logit_rows.numpy()] & np.uint64(KINDS_OF_LOGITS - 1)
         return LOGITS.index_select(0, torch.from_numpy(wanted.astype(np.int64)))
 
 
-def make_core(setting: Setting, fault: Fault) -> tuple[EngineCore, Memory]:
+def make_core(setting: Setting, fault: Fault, curses: Curses) -> tuple[EngineCore, Memory]:
     """A fresh engine, as after a start of its process."""
     layout, limits = setting.layout, setting.limits
     num_slots = required_capacity(layout.num_loops, limits.max_num_seqs, limits.max_rows)
@@ -127,4 +136,6 @@ def make_core(setting: Setting, fault: Fault) -> tuple[EngineCore, Memory]:
     model = LoadedModel(
         setting.model_config, HashRunner(setting, memory, fault), scheduler, setting.max_model_len, ready
     )
-    return EngineCore(model), memory
+    core = CursedCore(model)
+    core.curses = curses
+    return core, memory

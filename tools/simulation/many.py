@@ -45,7 +45,7 @@ def run_many(results: Results, effort: Effort, page_path: Path) -> bool:
     with ProcessPoolExecutor(effort.jobs, mp_context=get_context("spawn")) as pool:
         for chunk in _chunks(pool, results, effort):
             results.add(chunk)
-            page_path.write_text(page(results, describe(), _commit()))
+            page_path.write_text(page(results, describe(), commit()))
             rate = chunk.totals.steps / chunk.cpu_seconds
             print(
                 f"seed {chunk.seed}: {chunk.totals.steps} steps, {rate:,.0f} per second {chunk.failure}",
@@ -89,7 +89,8 @@ def _chunks(pool: ProcessPoolExecutor, results: Results, effort: Effort) -> Iter
             yield future.result()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is checked out, shortened."""
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )

@@ -1,14 +1,26 @@
 """The cache of the model of hashes, and pools that poison in it whatever belongs to nobody."""
 
 from collections import Counter
+from typing import Protocol
 
 import numpy as np
+import torch
 
+from kernels.interface import RowBatch
 from scheduler.block_pool import BlockPool
 from scheduler.carry_pool import CarryPool
 from scheduler.loop_layout import LoopLayout
+from scheduler.step_plan import CarryRestore
 from tools.simulation.arithmetic import POISON
 from tools.simulation.failure import require
+
+
+class Poisonable(Protocol):
+    """Memory that a block pool and a carry pool keep the books of."""
+
+    def poison_block(self, block: int) -> None: ...
+
+    def poison_slot(self, slot: int) -> None: ...
 
 
 class Memory:
@@ -30,6 +42,18 @@ class Memory:
         self.cache[block] = POISON
         self.block_hidden[block] = POISON
 
+    def ruin(self, batch: RowBatch, restores: list[CarryRestore]) -> None:
+        """Poison all that a pass writes, as one that broke off may have left anything there."""
+        self.carries[[restore.slot for restore in restores]] = POISON
+        size = self.cache.shape[1]
+        slots = _used(batch.cache_slots)
+        self.cache[slots // size, slots % size] = POISON
+        self.carries[_used(batch.output_slots)] = POISON
+        self.block_hidden[_used(batch.snapshot_blocks)] = POISON
+
+    def poison_slot(self, slot: int) -> None:
+        self.carries[slot] = POISON
+
 
 class PoisoningBlockPool(BlockPool):
     """Poisons blocks as they become free and as they are handed out, and checks who loses one.
@@ -38,7 +62,7 @@ class PoisoningBlockPool(BlockPool):
         idle: whose each evictable block is, in the order in which they were last used.
     """
 
-    def __init__(self, num_blocks: int, memory: Memory) -> None:
+    def __init__(self, num_blocks: int, memory: Poisonable) -> None:
         super().__init__(num_blocks)
         self.memory = memory
         self.evictions = 0
@@ -89,11 +113,16 @@ class PoisoningBlockPool(BlockPool):
 class PoisoningCarryPool(CarryPool):
     """Poisons slots as they are given back."""
 
-    def __init__(self, capacity: int, memory: Memory) -> None:
+    def __init__(self, capacity: int, memory: Poisonable) -> None:
         super().__init__(capacity)
         self.memory = memory
 
     def release(self, slots: list[int]) -> None:
         super().release(slots)
         for slot in slots:
-            self.memory.carries[slot] = POISON
+            self.memory.poison_slot(slot)
+
+
+def _used(indices: torch.Tensor) -> np.ndarray:
+    array = indices.numpy()
+    return array[array >= 0]

@@ -70,6 +70,8 @@ def page(results: Results, machine: str, commit: str) -> str:
         ("preemptions", totals.preemptions),
         ("evictions", totals.evictions),
         ("failures of the model, each followed by a restart", totals.restarts),
+        ("exceptions of one request, each ending that request alone", totals.exceptions),
+        ("exceptions that did not come again, ending nothing", totals.hiccups),
         ("prompt tokens found in the prefix cache", totals.cached_tokens),
         ("sequences begun by restoring", totals.restored),
         ("sequences begun by recomputing a found prompt's tail", totals.recomputed),

@@ -31,6 +31,8 @@ class Setting:
         abort_share: share of the requests that are given up at some time.
         fault_every: mean passes between two failures of the model.
         tenants: one is drawn for each request; all of them ask for the same texts.
+        curse_share: share of the requests that break the engine's work for them at some time.
+        hiccup_every: mean passes between two errors that don't come again.
     """
 
     layout: LoopLayout
@@ -46,6 +48,8 @@ class Setting:
     fault_every: int
     steps: int
     tenants: tuple[str, ...]
+    curse_share: float
+    hiccup_every: int
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Setting":
@@ -75,6 +79,8 @@ class Setting:
             fault_every=rng.choice((200, 1000, 10**9)),
             steps=rng.choice((300, 1000, 2500)),
             tenants=rng.choice(TENANTS),
+            curse_share=rng.choice((0.0, 0.03, 0.3)),
+            hiccup_every=rng.choice((10, 1000, 10**9)),
         )
 
     @property

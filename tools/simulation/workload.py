@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.messages import Request
 from engine.sampling_params import SamplingParams
+from tools.simulation.curses import Curse
 from tools.simulation.expectation import Expectation
 from tools.simulation.setting import VOCAB_SIZE, Setting
 
@@ -58,7 +59,9 @@ class Workload:
             del self.texts[self.rng.randrange(KEPT_TEXTS)]
 
     def _client(self, turn: int) -> Client:
-        rng, client = self.rng, Client(Expectation(self.setting, self._request()))
+        rng = self.rng
+        curse = Curse.draw(rng) if rng.random() < self.setting.curse_share else None
+        client = Client(Expectation(self.setting, self._request(), curse))
         if rng.random() < self.setting.abort_share:
             if rng.random() < 0.3:
                 client.leaves_after = rng.randint(1, 4)
@@ -118,5 +121,5 @@ class Workload:
 
 
 def again(client: Client, setting: Setting) -> Client:
-    """The same client, asking again after a restart."""
+    """The same client, asking again after a restart; its curse has died with the engine."""
     return replace(client, expectation=Expectation(setting, client.expectation.request))

@@ -3,24 +3,32 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+import engine.core as core_module
+import engine.isolated_pass as isolated_pass_module
+import engine.isolation as isolation_module
 import engine.row_batch as row_batch_module
+import engine.step_sampling as step_sampling_module
 import scheduler.loop_layout as loop_layout_module
 import scheduler.policy as policy_module
 import scheduler.prefix_cache as prefix_cache_module
 import scheduler.sequence_cache as sequence_cache_module
 from engine.core import EngineCore
-from engine.messages import Request
+from engine.isolation import Failure
+from engine.messages import Request, RequestOutput
+from engine.runner import StepLogits
 from scheduler.block_pool import BlockKey, BlockPool
 from scheduler.eviction_queue import EvictionQueue
 from scheduler.loop_layout import LoopLayout, StartPlan
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Carry, Sequence, SequenceState
 from scheduler.sequence_cache import SequenceCache
+from scheduler.step_plan import StepPlan
 from tools.simulation.setting import Setting
 
 Patch = pytest.MonkeyPatch
@@ -376,6 +384,92 @@ def aborts_leave_the_request_in_the_engine(patch: Patch) -> None:
     patch.setattr(EngineCore, "abort", broken)
 
 
+def culprits_keep_their_blocks(patch: Patch) -> None:
+    end, release = EngineCore._end_failed, SequenceCache.release
+
+    def broken(self: EngineCore, failures: list[Failure]) -> list[RequestOutput]:
+        patch.setattr(SequenceCache, "release", lambda self, sequence: None)
+        outputs = end(self, failures)
+        patch.setattr(SequenceCache, "release", release)
+        return outputs
+
+    patch.setattr(EngineCore, "_end_failed", broken)
+
+
+def culprits_are_not_told(patch: Patch) -> None:
+    end = EngineCore._end_failed
+
+    def broken(self: EngineCore, failures: list[Failure]) -> list[RequestOutput]:
+        end(self, failures)
+        return []
+
+    patch.setattr(EngineCore, "_end_failed", broken)
+
+
+def culprits_rows_are_booked(patch: Patch) -> None:
+    patch.setattr(EngineCore, "_without", lambda self, plan, failures: plan)
+
+
+def culprits_rows_are_booked_before_they_end(patch: Patch) -> None:
+    """So the blocks that a broken pass has written get into the prefix cache."""
+    end = EngineCore._end_failed
+
+    def broken(self: EngineCore, failures: list[Failure]) -> list[RequestOutput]:
+        for failure in failures:
+            sequence = failure.sequence
+            if sequence.tables:
+                sequence.next[0] = min(sequence.tables[0].stop * sequence.layout.block_size, len(sequence))
+                self.scheduler.cache.advance(sequence)
+        return end(self, failures)
+
+    patch.setattr(EngineCore, "_end_failed", broken)
+
+
+def neighbours_in_a_pass_fail_too(patch: Patch) -> None:
+    patch.setattr(isolated_pass_module, "bisect", _all_or_none)
+
+
+def neighbours_in_sampling_fail_too(patch: Patch) -> None:
+    patch.setattr(step_sampling_module, "bisect", _all_or_none)
+
+
+def _all_or_none(items: list[Any], compute: Callable[[list[Any]], object]) -> object:
+    try:
+        return [(items, compute(items))], []
+    except Exception as error:
+        return [], [(item, error) for item in items]
+
+
+def neighbours_are_not_restored_again(patch: Patch) -> None:
+    patch.setattr(StepPlan, "part", lambda self, sequences: replace(_part(self, sequences), restores=[]))
+
+
+_part = StepPlan.part
+
+
+def neighbours_draws_count_twice(patch: Patch) -> None:
+    sample = step_sampling_module._sample
+
+    def broken(result: StepLogits, wishes: list[Any]) -> list[Any]:
+        states = [wish.active.sampling for wish in wishes if wish.draw is not None]
+        for state in states:
+            state.num_outputs += 1
+        given = sample(result, wishes)
+        for state in states:
+            state.num_outputs -= 1
+        return given
+
+    patch.setattr(step_sampling_module, "_sample", broken)
+
+
+def panics_are_not_kept_in(patch: Patch) -> None:
+    patch.setattr(isolation_module, "is_isolable", lambda error: isinstance(error, Exception))
+
+
+def bad_requests_in_a_row_kill_the_engine(patch: Patch) -> None:
+    patch.setattr(core_module, "engine_works", lambda scheduler, runner: False)
+
+
 MUTATIONS: list[Mutation] = [
     value
     for name, value in list(globals().items())
@@ -420,6 +514,27 @@ def _has_a_cached_tail(setting: Setting) -> bool:
     return setting.limits.prefix_caching and layout.num_loops >= 2 and 2 * reach < setting.max_prompt
 
 
+def _has_short_prompts_and_long_answers(setting: Setting) -> bool:
+    caches = setting.limits.prefix_caching and setting.layout.block_size > 1
+    return caches and setting.max_prompt <= 8 and setting.answer_share == 0.9
+
+
+def _has_cursed_requests_alone(setting: Setting) -> bool:
+    return setting.limits.max_num_seqs <= 2 and setting.curse_share == 0.3
+
+
+def _hiccups_while_restoring(setting: Setting) -> bool:
+    layout = setting.layout
+    return (
+        setting.limits.prefix_caching
+        and layout.num_loops >= 2
+        and layout.offset == 1
+        and layout.block_size <= layout.window
+        and setting.hiccup_every == 10
+        and setting.max_prompt > 8
+    )
+
+
 def _is_short_of_rows(setting: Setting) -> bool:
     layout, limits = setting.layout, setting.limits
     return (
@@ -436,5 +551,8 @@ SUITED: dict[Mutation, Callable[[Setting], bool]] = {
     snapshots_count_as_exact_too_early: _has_exact_blocks_before_exact_hidden,
     blocks_count_as_exact_too_early: _has_a_cached_tail,
     last_loop_does_not_wait: _is_short_of_rows,
+    keys_are_not_cleared_on_growth: _has_short_prompts_and_long_answers,
+    bad_requests_in_a_row_kill_the_engine: _has_cursed_requests_alone,
+    neighbours_are_not_restored_again: _hiccups_while_restoring,
 }
 """Where a rare bug shows soon: which settings to try, without which it takes some ten thousand steps."""

@@ -1,0 +1,1 @@
+"""Damages model directories at random and looks at what loading them does."""
