@@ -113,8 +113,6 @@ def _check_sequence(sequence: Sequence) -> None:
             continue
         _require(done <= max(sequence.next[0], plan.starts[loop]), f"loop {loop} is ahead of loop 0")
         visible = max(plan.window_floor(loop), done - layout.window)
-        if visible < done:
-            _require(table.first * layout.block_size <= visible, f"loop {loop}'s window lost a visible block")
+        _require(table.first * layout.block_size <= visible, f"loop {loop}'s window lost a visible block")
         carry = sequence.carries[loop - 1]
-        if done < len(sequence) and carry.slots:
-            _require(carry.first <= max(0, done - layout.offset), f"loop {loop} lost its input")
+        _require(carry.first <= max(0, done - layout.offset), f"loop {loop} lost its input")

@@ -1,6 +1,7 @@
 """Each rule is really checked: a sound scheduler passes, and the smallest breach of a rule is named."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -158,6 +159,12 @@ def a_count_that_no_tenant_has(scheduler: Scheduler) -> str:
     return "a tenant's count is wrong"
 
 
+def a_length_that_hides_a_lost_block(scheduler: Scheduler) -> str:
+    scheduler.blocks.free.pop()
+    scheduler.blocks.evictable._length += 1
+    return "the length of the queue is wrong"
+
+
 def a_largest_count_too_low(scheduler: Scheduler) -> str:
     scheduler.blocks.evictable.most -= 1
     return "the largest count is wrong"
@@ -236,6 +243,19 @@ def test_computed_beyond_its_blocks(loop: int) -> None:
     check_breach(scheduler, f"loop {loop} computed beyond its blocks")
 
 
+def test_loop_0_has_its_blocks_before_it_begins() -> None:
+    """A later loop's table is empty until then."""
+    scheduler = busy()
+    last = scheduler.running[-1]
+    assert last.plan is not None
+    while len(last) % LAYOUT.block_size != 1:
+        step(scheduler, 1)
+    last.plan = replace(last.plan, starts=(last.next[0], *last.plan.starts[1:]))
+    check(scheduler)
+    lose_block(scheduler, 0, -1)
+    check_breach(scheduler, "loop 0 computed beyond its blocks")
+
+
 def a_later_loop_ahead(scheduler: Scheduler) -> str:
     last = scheduler.running[-1]
     last.next[0] = last.next[1] - 1
@@ -273,6 +293,7 @@ BREACHES: list[Callable[[Scheduler], str]] = [
     a_place_in_anothers_queue,
     a_tenant_under_the_wrong_count,
     a_count_that_no_tenant_has,
+    a_length_that_hides_a_lost_block,
     a_largest_count_too_low,
     a_largest_count_of_nothing,
     a_slot_of_two_carries,
