@@ -19,6 +19,8 @@ from tools.attack.wire import exchange
 WARM_UP = 12
 WARM_UP_MUTATIONS = 300
 WARM_UP_AT_ONCE = 8
+LARGE = (b'{"prompt": [' + b"1," * 900_000 + b"1]}", b'{"prompt": "' + b"x" * 3_000_000 + b'"}')
+"""What takes the most memory for a moment, which allocators keep."""
 
 
 @asynccontextmanager
@@ -29,13 +31,13 @@ async def surroundings(
 
     Args:
         canaries: whether honest clients run beside.
-        hostile: whether some mutations belong to the warm-up.
+        hostile: whether mutations and megabytes of prompt belong to the warm-up.
 
     An `AttackError` from inside ends the part early; what was counted so far is kept and says so.
     """
     target, around = keeper.target, part.around
     _say(f"{part.part}: warming {target.name} up")
-    await warm_up(target, WARM_UP_MUTATIONS if hostile else 0)
+    await warm_up(target, hostile=hostile)
     await keeper.check()
     birds = await Canaries.measured(target) if canaries else Canaries(target, [])
     around.before = await settled(target, keeper.pid)
@@ -66,7 +68,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def warm_up(target: Target, mutations: int = WARM_UP_MUTATIONS) -> None:
+async def warm_up(target: Target, *, hostile: bool = True) -> None:
     """Fill caches, pools and buffers once and start whatever starts late, so that what grows afterwards is a leak.
 
     Raises:
@@ -79,7 +81,8 @@ async def warm_up(target: Target, mutations: int = WARM_UP_MUTATIONS) -> None:
         fields = greedy(token_prompt(f"warm {number}", length, target.vocab_size), 8)
         async with waiting:
             await generate(target, fields, stream=bool(number % 3))
-            await target.ask(target.post("/v1/completions", b'{"prompt": [' + b"1," * 900_000 + b"1]}"))
+            for large in LARGE if hostile else ():
+                await target.ask(target.post("/v1/completions", large))
 
     async def mutated(number: int) -> None:
         case = mutation(target, "warm-up", number)
@@ -90,7 +93,7 @@ async def warm_up(target: Target, mutations: int = WARM_UP_MUTATIONS) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(WARM_UP):
                 group.create_task(one(number))
-            for number in range(mutations):
+            for number in range(WARM_UP_MUTATIONS if hostile else 0):
                 group.create_task(mutated(number))
     except ExceptionGroup as errors:
         raise AttackError(f"the quiet server: {errors.exceptions[0]}") from None

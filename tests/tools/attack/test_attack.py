@@ -151,6 +151,7 @@ def test_results_survive_their_file_and_make_pages(tmp_path: Path) -> None:
 def test_a_small_attack_on_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows, mutations, disconnects and comparisons: nothing unsafe, nothing left, honest clients unharmed."""
     monkeypatch.setattr(surroundings, "WARM_UP_MUTATIONS", 60)
+    monkeypatch.setattr(surroundings, "LARGE", ())
     make_checkpoint(tmp_path / "model", random_config(), seed=0)
     parts = {name: new_part(name) for name in ("catalogue", "mutations", "disconnects", "exact")}
 
