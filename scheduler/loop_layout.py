@@ -46,7 +46,7 @@ class LoopLayout:
 
     def window_blocks(self, rows: int) -> int:
         """Most blocks one window holds while `rows` new positions are written to it."""
-        return (self.window + rows + self.block_size - 1) // self.block_size + 1
+        return (self.window + rows + self.block_size - 2) // self.block_size + 1
 
     def blocks_for(self, length: int, max_rows: int) -> int:
         """Most blocks a sequence of `length` tokens holds at any moment, computed at most `max_rows` rows at a time."""

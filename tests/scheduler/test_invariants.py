@@ -256,6 +256,18 @@ def test_loop_0_has_its_blocks_before_it_begins() -> None:
     check_breach(scheduler, "loop 0 computed beyond its blocks")
 
 
+def test_loop_1_reads_hidden_0_at_position_1() -> None:
+    scheduler = Scheduler(LAYOUT, SchedulerLimits(max_num_seqs=1, max_rows=4), num_blocks=60)
+    scheduler.add(sequence("a", 4))
+    step(scheduler, 1)
+    check(scheduler)
+    (begun,) = scheduler.running
+    assert begun.next == [3, 1]
+    scheduler.carries.release([begun.carries[0].slots.popleft()])
+    begun.carries[0].first += 1
+    check_breach(scheduler, "loop 1 lost its input")
+
+
 def a_later_loop_ahead(scheduler: Scheduler) -> str:
     last = scheduler.running[-1]
     last.next[0] = last.next[1] - 1

@@ -149,3 +149,17 @@ def test_no_loop_could_start_later(layout, length, data):
     starts[loop] += 1
     _, hidden = exact_positions(layout, length, replace(plan, starts=tuple(starts)))
     assert length - 1 not in hidden[-1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(layout=LAYOUTS, rows=st.integers(1, 20), length=st.integers(1, 40))
+def test_blocks_are_counted_for_the_worst_alignment_and_no_more(layout, rows, length):
+    size = layout.block_size
+
+    def window(rows: int) -> int:
+        reaches = (range(start, start + layout.window + rows) for start in range(size))
+        return max(len({position // size for position in reach}) for reach in reaches)
+
+    assert layout.window_blocks(rows) == window(rows)
+    shared = len({position // size for position in range(length)})
+    assert layout.blocks_for(length, rows) == shared + (layout.num_loops - 1) * window(min(length, rows))
