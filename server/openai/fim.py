@@ -5,13 +5,13 @@ the user's texts spell stays text, so a file that mentions ``<|fim_middle|>`` ca
 completion prompt is another matter: clients that build the form themselves need its markers parsed.)
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import InvalidRequestError
 from engine.fim_tokens import FimTokens
 from engine.tokenizer import Tokenizer
+from server.long_texts import work_on
 from server.openai.prompts import Prompt
 
 # What stands in for names that no client sends; Qwen's repository form (arXiv 2409.12186) wants some.
@@ -75,14 +75,14 @@ async def fitted_fim_prompt(
             param=param,
         )
     builder = _Builder(tokenizer, fim)
-    # Off the event loop: these texts are whole files.
-    ids, cut = await asyncio.to_thread(builder.build, gap, room, add_special_tokens)
+    size = len(gap.prefix) + len(gap.suffix) + sum(len(snippet.text) for snippet in gap.extra)
+    ids, cut = await work_on(size, builder.build, gap, room, add_special_tokens)
     return Prompt(ids, gap.prefix, end_tokens=fim.ends), cut
 
 
 async def plain_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     """A prompt without a gap, for the fill-in-the-middle APIs: its text stays text there, too."""
-    return Prompt(await asyncio.to_thread(tokenizer.encode, text, True, False), text)
+    return Prompt(await work_on(len(text), tokenizer.encode, text, True, False), text)
 
 
 class _Builder:

@@ -1,17 +1,14 @@
 """What the model is given: prompts in any of OpenAI's four shapes."""
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequestError
 from engine.sampling_params import check_token_ids
 from engine.tokenizer import Tokenizer
+from server.long_texts import work_on
 from server.openai.limits import RequestLimits
 from server.openai.protocol import CompletionRequest
-
-INLINE_CHARS = 4096
-"""Texts up to this length are tokenised on the event loop; longer ones would hold up other requests."""
 
 _SHAPES = (
     "prompt must be a string, a list of strings, a list of token ids or a list of such lists, and not empty."
@@ -87,6 +84,4 @@ def split_prompts(prompt: Any, limits: RequestLimits) -> list[str | list[int]]:
 
 async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
     """Tokenise, off the event loop when the text is long."""
-    if len(text) <= INLINE_CHARS:
-        return tokenizer.encode(text, add_special_tokens)
-    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens)
+    return await work_on(len(text), tokenizer.encode, text, add_special_tokens)
