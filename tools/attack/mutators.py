@@ -224,11 +224,14 @@ def _with_whole_body(changed: bytes, content: bytes) -> bytes:
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (container, key) inside."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in list(items):
-        yield value, key
-        yield from _places(inner)
+    """Every (container, key) inside, without recursion: an earlier change may have nested it deeper than that goes."""
+    left = [value]
+    while left:
+        one = left.pop()
+        items = one.items() if isinstance(one, dict) else enumerate(one) if isinstance(one, list) else ()
+        for key, inner in list(items):
+            yield one, key
+            left.append(inner)
 
 
 def _place(chosen: Chosen, values: dict[str, Any]) -> tuple[Any, Any] | None:
@@ -251,7 +254,7 @@ def _value(chosen: Chosen) -> Any:
         return {chosen.choice(TEXTS)[:50]: chosen.choice(NUMBERS) for _ in range(chosen.choice([0, 1, 3]))}
     if kind == 5:
         return [[], {}, [[]], [{}], [None], [{"type": "text"}], {"type": "function"}][chosen.randrange(7)]
-    return _nested(chosen.choice([5, 70, 200, 900]), chosen.choice(["list", "object"]))
+    return _nested(chosen.choice([5, 70, 200, 300]), chosen.choice(["list", "object"]))
 
 
 def _nested(depth: int, kind: str) -> Any:

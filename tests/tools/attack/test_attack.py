@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ from tools.attack.disconnects import run_disconnects
 from tools.attack.exact import run_exact
 from tools.attack.footing import Footing, differences, gauges
 from tools.attack.mutations import run_mutations
-from tools.attack.mutators import mutation
+from tools.attack.mutators import _places, mutation
 from tools.attack.page import own_page, peers_page
 from tools.attack.results import Around, Part, RowResult
 from tools.attack.rows import CATALOGUE
@@ -58,6 +60,15 @@ def test_a_mutation_can_be_sent_again_and_differs_from_others() -> None:
     assert drawn == [sent(mutation(OURS, 1, number)) for number in range(300)]
     assert len(set(drawn)) > 290
     assert drawn != [sent(mutation(OURS, 2, number)) for number in range(300)]
+
+
+def test_deep_values_in_deep_values_can_be_sent() -> None:
+    deep: Any = 1
+    for _ in range(3 * sys.getrecursionlimit()):
+        deep = [deep]
+    assert len(list(_places({"a": deep}))) == 3 * sys.getrecursionlimit() + 1
+    for seed, number in ((1, 1593), (2, 9742)):  # several such changes in one body
+        assert sent(mutation(OURS, seed, number))
 
 
 def test_what_is_not_as_before() -> None:
