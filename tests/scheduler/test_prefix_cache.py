@@ -42,6 +42,7 @@ def test_one_key_per_full_block_whether_chained_at_once_or_bit_by_bit():
         chain_keys(grown, root_key(LAYOUT, "", ""), TOKENS[:length], LAYOUT.block_size)
         assert grown == keys[: length // LAYOUT.block_size]
     assert keys[1] == block_key(keys[0], TOKENS[4:8])
+    assert {len(key) for key in keys} == {32}, "bytes; a collision takes 2**128 tries"
 
 
 @pytest.mark.parametrize("changed", [0, 5, 42])
