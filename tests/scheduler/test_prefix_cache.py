@@ -178,3 +178,11 @@ def test_window_blocks_reach_back_one_window(boundary, expected):
     assert list(window_block_range(LAYOUT, boundary)) == expected
     wider = replace(LAYOUT, window=5)
     assert list(window_block_range(wider, boundary)) == sorted({max(0, expected[0] - 1), *expected})
+
+
+def test_with_one_loop_there_is_nothing_to_restore():
+    """Both ways compute as many rows; recomputing copies nothing."""
+    layout = replace(LAYOUT, num_loops=1)
+    keys = keys_of(TOKENS, layout)
+    plan = find_start(layout, pool_with(keys, {(index, 0) for index in range(10)}), keys, 43)
+    assert (plan.shared_hit, plan.restored, plan.num_rows) == (40, None, 3)
