@@ -83,3 +83,12 @@ def test_sequential_takes_the_deepest_loop_that_is_ready(sequence: Sequence, bud
     if not expected and sequence.next[0] < len(sequence) and budget > 0:
         expected = [(0, sequence.next[0])]
     assert as_rows(sequential_spans(sequence, budget)) == expected
+
+
+def test_the_newest_position_waits_while_a_loop_between_waits_for_another() -> None:
+    """There are rows enough for all that is left, but loop 2's last depends on loop 1's of the same step."""
+    sequence = Sequence("a", [1] * 10, 10, LoopLayout(4, 1, 4, 2, 4), every_loop=True)
+    sequence.next = [10, 8, 9, 9]
+    assert parallel_spans(sequence, 30) == [(1, 8, 10)]
+    sequence.next = [10, 9, 9, 9]
+    assert parallel_spans(sequence, 30) == [(1, 9, 10), (2, 9, 10), (3, 9, 10)]

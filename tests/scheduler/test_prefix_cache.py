@@ -42,6 +42,7 @@ def test_one_key_per_full_block_whether_chained_at_once_or_bit_by_bit():
         chain_keys(grown, root_key(LAYOUT, "", ""), TOKENS[:length], LAYOUT.block_size)
         assert grown == keys[: length // LAYOUT.block_size]
     assert keys[1] == block_key(keys[0], TOKENS[4:8])
+    assert {len(key) for key in keys} == {32}, "bytes; a collision takes 2**128 tries"
 
 
 @pytest.mark.parametrize("changed", [0, 5, 42])
@@ -177,3 +178,11 @@ def test_window_blocks_reach_back_one_window(boundary, expected):
     assert list(window_block_range(LAYOUT, boundary)) == expected
     wider = replace(LAYOUT, window=5)
     assert list(window_block_range(wider, boundary)) == sorted({max(0, expected[0] - 1), *expected})
+
+
+def test_with_one_loop_there_is_nothing_to_restore():
+    """Both ways compute as many rows; recomputing copies nothing."""
+    layout = replace(LAYOUT, num_loops=1)
+    keys = keys_of(TOKENS, layout)
+    plan = find_start(layout, pool_with(keys, {(index, 0) for index in range(10)}), keys, 43)
+    assert (plan.shared_hit, plan.restored, plan.num_rows) == (40, None, 3)

@@ -327,3 +327,75 @@ def test_finish_is_idempotent_in_every_state():
 def test_too_small_a_row_budget_is_refused():
     with pytest.raises(ValueError, match="at least max_num_seqs"):
         make_scheduler(PLT, num_blocks=8, max_num_seqs=5, max_rows=9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(layout=LAYOUTS, num_blocks=st.integers(0, 60), wanted=st.integers(0, 80), spare_rows=st.integers(0, 9))
+def test_the_longest_sequence_that_fits_alone(layout, num_blocks, wanted, spare_rows):
+    max_rows = layout.num_loops + spare_rows
+    scheduler = make_scheduler(layout, num_blocks=num_blocks, max_num_seqs=1, max_rows=max_rows)
+    fitting = [n for n in range(1, wanted + 1) if layout.blocks_for(n, max_rows) <= num_blocks]
+    assert scheduler.max_sequence_len(wanted) == max(fitting, default=0)
+
+
+def test_there_is_work_while_anything_waits_or_runs():
+    scheduler = make_scheduler(PLT, num_blocks=50, max_num_seqs=1, max_rows=8)
+    assert not scheduler.has_work
+    only = Sequence("a", [1] * 8, 8, PLT)
+    scheduler.add(only)
+    assert scheduler.waiting
+    assert scheduler.has_work
+    run_step(scheduler, lambda s: 7)
+    assert not scheduler.waiting
+    assert scheduler.has_work
+    scheduler.finish(only)
+    assert not scheduler.has_work
+
+
+def test_totals_begin_at_nothing_and_count_what_happens():
+    scheduler = make_scheduler(PLT, num_blocks=100, max_num_seqs=1, max_rows=64)
+    totals = scheduler.totals
+    assert (totals.steps, totals.preemptions, totals.prefix_query_tokens, totals.prefix_hit_tokens) == (
+        0,
+    ) * 4
+    assert serve_alone(scheduler, list(range(21)), "a") == 0
+    steps = totals.steps
+    assert steps > 0
+    assert (totals.prefix_query_tokens, totals.prefix_hit_tokens) == (21, 0)
+    assert serve_alone(scheduler, list(range(23)), "a") == 20
+    assert totals.steps > steps
+    assert (totals.prefix_query_tokens, totals.prefix_hit_tokens) == (44, 20)
+    assert totals.preemptions == 0
+    before = totals.steps
+    run_step(scheduler, lambda s: 7)
+    assert totals.steps == before + 1
+
+
+def test_a_level_of_priority_is_worth_4096_steps():
+    scheduler = make_scheduler(PLT, num_blocks=200, max_num_seqs=1, max_rows=8)
+    scheduler.totals.steps = 10
+    early = Sequence("early", [1], 1, PLT, priority=1)
+    scheduler.add(early)
+    scheduler.totals.steps = 10 + 4096 - 1
+    urgent = Sequence("urgent", [1], 1, PLT, priority=0)
+    scheduler.add(urgent)
+    assert scheduler.waiting == [urgent, early]
+    scheduler.totals.steps = 10 + 4096
+    late = Sequence("late", [1], 1, PLT, priority=0)
+    scheduler.add(late)
+    assert scheduler.waiting == [urgent, early, late], "of equal rank, who came first"
+    assert early.rank[0] == late.rank[0]
+
+
+def test_a_preempted_sequence_that_finds_its_own_blocks_counts_as_no_hit():
+    scheduler = make_scheduler(PLT, num_blocks=100, max_num_seqs=1, max_rows=64)
+    sequence = Sequence("a", list(range(30)), 30, PLT)
+    scheduler.add(sequence)
+    run_step(scheduler, lambda s: 7)
+    run_step(scheduler, lambda s: 7)
+    scheduler._preempt(sequence)
+    assert scheduler.totals.preemptions == sequence.num_preemptions == 1
+    run_step(scheduler, lambda s: 7)
+    assert sequence.plan.shared_hit > 0
+    assert sequence.cached_tokens == 0
+    assert (scheduler.totals.prefix_query_tokens, scheduler.totals.prefix_hit_tokens) == (30, 0)

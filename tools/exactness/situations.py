@@ -32,7 +32,7 @@ SITUATIONS: dict[str, Callable[[Compared], bool]] = {
     "preempted and begun again": lambda c: c.story.preemptions > 0,
     "preempted more than once": lambda c: c.story.preemptions > 1,
     "chunked: loop 0 took several passes to the next token": lambda c: c.story.most_chunks > 1,
-    "fewer loops than the model has": lambda c: c.request.num_loops is not None,
+    "asks for a number of loops of its own": lambda c: c.request.num_loops is not None,
     "another priority": lambda c: c.request.priority != 0,
     "neighbours were aborted meanwhile": lambda c: c.story.abandoned > 0,
     "aborted itself; what it got until then was compared": lambda c: not c.story.ended,

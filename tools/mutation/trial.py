@@ -29,8 +29,8 @@ Outcome = Literal["tests", "simulation", "time", "survived"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = ("torch", "numba", "numpy", "msgspec", "hypothesis.stateful", "llguidance", "tqdm", "psutil")
-CPU_SECONDS = 90
-"""Of one trial; without a mutant it takes a sixth of that."""
+CPU_SECONDS = 40
+"""Of one trial; without a mutant it takes a third of that."""
 WALL_SECONDS = 1500.0  # on a machine that is busy with other things
 MEMORY_BYTES = 16 << 30  # of address space, of which torch's libraries alone take some
 SIMULATED_STEPS = 8_000
