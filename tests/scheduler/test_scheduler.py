@@ -399,3 +399,80 @@ def test_a_preempted_sequence_that_finds_its_own_blocks_counts_as_no_hit():
     assert sequence.plan.shared_hit > 0
     assert sequence.cached_tokens == 0
     assert (scheduler.totals.prefix_query_tokens, scheduler.totals.prefix_hit_tokens) == (30, 0)
+
+
+def three_at_work(layout: LoopLayout, max_rows: int) -> tuple[Scheduler, Sequence, Sequence, Sequence]:
+    """The first decodes, the second's long prompt is being computed, the third decodes."""
+    scheduler = make_scheduler(
+        layout, num_blocks=100, max_num_seqs=3, max_rows=max_rows, prefix_caching=False
+    )
+    first, third = Sequence("1", [1] * 8, 8, layout), Sequence("3", [3] * 6, 6, layout, priority=1)
+    second = Sequence("2", [2] * 90, 90, layout)
+    for sequence in (first, third):
+        scheduler.add(sequence)
+        steps_until_token(scheduler, sequence)
+    scheduler.add(second)
+    run_step(scheduler, lambda s: 7)
+    assert scheduler.running == [first, second, third]
+    assert [s.is_decoding for s in scheduler.running] == [True, False, True]
+    return scheduler, first, second, third
+
+
+def test_decoding_goes_before_prompts_of_better_rank():
+    """A prompt's later loops may have more rows ready than a step has."""
+    layout = LoopLayout(num_loops=2, offset=1, window=100, num_layers=1, block_size=4)
+    scheduler, first, second, third = three_at_work(layout, max_rows=8)
+    while not second.num_output_tokens:
+        before = first.num_output_tokens, third.num_output_tokens
+        step = run_step(scheduler, lambda s: 7)
+        assert (first.num_output_tokens, third.num_output_tokens) == (before[0] + 1, before[1] + 1)
+        assert step.num_rows == 8 or second.num_output_tokens or second.is_decoding
+
+
+def test_who_is_preempted_leaves_its_rows_to_others_at_once():
+    layout = LoopLayout(num_loops=1, offset=1, window=4, num_layers=1, block_size=4)
+    scheduler, first, second, third = three_at_work(layout, max_rows=8)
+    while len(first) % 4 != 1 or len(third) % 4 == 1:
+        run_step(scheduler, lambda s: 7)
+        assert not second.is_decoding
+    scheduler.blocks.allocate(scheduler.blocks.available)
+    step = scheduler.schedule()
+    assert step.preempted == [third]
+    assert step.admitted == []
+    assert scheduler.running == [first, second]
+    assert scheduler.waiting == [third]
+    assert [(segment.sequence, segment.num_rows) for segment in step.segments] == [(first, 1), (second, 7)]
+
+
+def test_a_step_says_who_was_admitted_and_admits_only_who_gets_a_row():
+    layout = LoopLayout(num_loops=1, offset=1, window=4, num_layers=1, block_size=4)
+    scheduler = make_scheduler(layout, num_blocks=100, max_num_seqs=2, max_rows=2)
+    long, short = Sequence("long", [1] * 5, 5, layout), Sequence("short", [2], 1, layout)
+    scheduler.add(long)
+    scheduler.add(short)
+    admitted = []
+    for _ in range(3):
+        step = run_step(scheduler, lambda s: 7)
+        admitted.append(step.admitted)
+        assert step.num_rows == 2
+    # Rows 0 and 1 of the prompt, rows 2 and 3, then the last and the first of the other.
+    assert admitted == [[long], [], [short]]
+    assert run_step(scheduler, lambda s: 7).admitted == []
+
+
+def test_who_gives_way_itself_leaves_its_rows_to_others_too():
+    layout = LoopLayout(num_loops=1, offset=1, window=4, num_layers=1, block_size=4)
+    scheduler, first, second, third = three_at_work(layout, max_rows=8)
+    while len(third) % 4 != 1 or len(first) % 4 == 1:
+        run_step(scheduler, lambda s: 7)
+        assert not second.is_decoding
+    scheduler.blocks.allocate(scheduler.blocks.available)
+    step = scheduler.schedule()
+    assert step.preempted == [third]
+    assert [(segment.sequence, segment.num_rows) for segment in step.segments] == [(first, 1), (second, 7)]
+
+
+def test_without_a_prefix_cache_nothing_is_looked_up():
+    scheduler = make_scheduler(PLT, num_blocks=100, max_num_seqs=1, max_rows=64, prefix_caching=False)
+    assert [serve_alone(scheduler, list(range(21)), "a") for _ in range(2)] == [0, 0]
+    assert scheduler.totals.prefix_query_tokens == scheduler.totals.prefix_hit_tokens == 0
