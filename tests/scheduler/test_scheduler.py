@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scheduler.invariants import check, check_idle
 from scheduler.loop_layout import LoopLayout
 from scheduler.policy import parallel_spans
-from scheduler.scheduler import Scheduler, SchedulerLimits
+from scheduler.scheduler import Scheduler, SchedulerLimits, _extend_lead
 from scheduler.sequence import Sequence, SequenceState
 from scheduler.step_plan import StepPlan
 
@@ -476,3 +476,15 @@ def test_without_a_prefix_cache_nothing_is_looked_up():
     scheduler = make_scheduler(PLT, num_blocks=100, max_num_seqs=1, max_rows=64, prefix_caching=False)
     assert [serve_alone(scheduler, list(range(21)), "a") for _ in range(2)] == [0, 0]
     assert scheduler.totals.prefix_query_tokens == scheduler.totals.prefix_hit_tokens == 0
+
+
+def test_only_a_planned_row_of_loop_0_is_followed_by_more():
+    sequence = Sequence("a", [1] * 9, 9, PLT)
+    for planned, budget, added, left in (
+        ([], 5, 0, []),
+        ([(1, 2, 4)], 5, 0, [(1, 2, 4)]),
+        ([(0, 3, 4), (1, 1, 2)], 2, 2, [(0, 3, 6), (1, 1, 2)]),
+        ([(0, 3, 4)], 50, 5, [(0, 3, 9)]),
+    ):
+        assert _extend_lead(sequence, planned, budget) == added
+        assert planned == left

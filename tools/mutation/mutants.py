@@ -42,6 +42,7 @@ class Mutant:
     Attributes:
         module: dotted name.
         place: function or class that holds the change; "" at the top of the module.
+        text: the line as it was.
         source: the whole changed module.
     """
 
@@ -49,6 +50,7 @@ class Mutant:
     line: int
     column: int
     place: str
+    text: str
     before: str
     after: str
     source: str
@@ -175,6 +177,7 @@ def _spliced(module: str, source: str, node: ast.stmt | ast.expr, place: str, ch
         node.lineno,
         node.col_offset,
         place,
+        lines[node.lineno - 1].decode().strip(),
         whole[start:end].decode(),
         text,
         (whole[:start] + text.encode() + whole[end:]).decode(),

@@ -48,10 +48,10 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why a survivor is no gap: it computes the same, or what it changes is a matter of taste."""
+    """Why a survivor is no gap: it computes the same. `text` is its line as it was."""
 
     module: str
-    place: str
+    text: str
     before: str
     after: str
     why: str
@@ -65,9 +65,9 @@ def load_verdicts(path: Path = VERDICTS) -> list[Verdict]:
 
 def verdict_of(mutant: Mutant, verdicts: list[Verdict]) -> str | None:
     """Why this mutant may survive, if that has been judged."""
-    what = (mutant.module, mutant.place, mutant.before, mutant.after)
+    what = (mutant.module, mutant.text, mutant.before, mutant.after)
     for verdict in verdicts:
-        if (verdict.module, verdict.place, verdict.before, verdict.after) == what:
+        if (verdict.module, verdict.text, verdict.before, verdict.after) == what:
             return verdict.why
     return None
 

@@ -63,6 +63,7 @@ def test_every_kind_of_change_is_made_and_each_makes_one_other_module(tmp_path: 
     for mutant in found:
         assert ast.dump(ast.parse(mutant.source)) != ast.dump(ast.parse(MODULE)), mutant
         assert mutant.place == "f"
+        assert mutant.text == MODULE.split("\n")[mutant.line - 1].strip()
         assert mutant.after in mutant.source
         changed = [a != b for a, b in zip(mutant.source.split("\n"), MODULE.split("\n"), strict=True)]
         assert sum(changed) == 1
@@ -125,7 +126,7 @@ def test_scores_count_what_is_judged_equivalent_out(tmp_path: Path) -> None:
     results.add(Tried(found[4].key, str(found[4]), "time", 0.5))
     assert Results.load(results.path).tried == results.tried
     equal = found[2]
-    verdict = Verdict(equal.module, equal.place, equal.before, equal.after, "computes the same")
+    verdict = Verdict(equal.module, equal.text, equal.before, equal.after, "computes the same")
     assert verdict_of(equal, [verdict]) == "computes the same"
     assert verdict_of(found[3], [verdict]) is None
     text = page(found, results, [verdict], "here")
@@ -141,6 +142,6 @@ def test_verdicts_are_about_mutants_that_exist() -> None:
     existing = [
         m for module in modules for m in mutants_of(module, ROOT / (module.replace(".", "/") + ".py"))
     ]
-    known = {(m.module, m.place, m.before, m.after) for m in existing}
+    known = {(m.module, m.text, m.before, m.after) for m in existing}
     for verdict in load_verdicts():
-        assert (verdict.module, verdict.place, verdict.before, verdict.after) in known, verdict
+        assert (verdict.module, verdict.text, verdict.before, verdict.after) in known, verdict
