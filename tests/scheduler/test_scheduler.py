@@ -418,15 +418,33 @@ def three_at_work(layout: LoopLayout, max_rows: int) -> tuple[Scheduler, Sequenc
     return scheduler, first, second, third
 
 
-def test_decoding_goes_before_prompts_of_better_rank():
-    """A prompt's later loops may have more rows ready than a step has."""
-    layout = LoopLayout(num_loops=2, offset=1, window=100, num_layers=1, block_size=4)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_decoding_goes_before_prompts_of_better_rank(offset):
+    """Without an offset, a prompt's second loop wants as many rows as its first had, and one more of the first."""
+    layout = LoopLayout(num_loops=2, offset=offset, window=100, num_layers=1, block_size=4)
     scheduler, first, second, third = three_at_work(layout, max_rows=8)
     while not second.num_output_tokens:
-        before = first.num_output_tokens, third.num_output_tokens
         step = run_step(scheduler, lambda s: 7)
-        assert (first.num_output_tokens, third.num_output_tokens) == (before[0] + 1, before[1] + 1)
-        assert step.num_rows == 8 or second.num_output_tokens or second.is_decoding
+        assert {first, third} <= {segment.sequence for segment in step.segments}
+
+
+def test_rows_of_who_was_planned_and_then_preempted_go_to_others():
+    layout = LoopLayout(num_loops=2, offset=1, window=100, num_layers=1, block_size=4)
+    scheduler, first, second, third = three_at_work(layout, max_rows=8)
+    while third.num_preemptions == 0:
+        while 1 in (len(first) % 4, len(third) % 4):  # they need no block, so that only the prompt's window does
+            run_step(scheduler, lambda s: 7)
+        held = scheduler.blocks.allocate(scheduler.blocks.available)
+        step = scheduler.schedule()
+        rows = {
+            s: sum(each.num_rows for each in step.segments if each.sequence is s) for s in (first, second)
+        }
+        scheduler.commit(step, {s: 7 for s in (first, third) if s.state is SequenceState.RUNNING})
+        for block in held:
+            scheduler.blocks.release(block)
+        assert not second.is_decoding
+    assert step.preempted == [third]
+    assert rows == {first: 2, second: 6}
 
 
 def test_who_is_preempted_leaves_its_rows_to_others_at_once():

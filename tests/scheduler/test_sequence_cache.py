@@ -167,6 +167,7 @@ def test_growing_takes_what_is_missing_and_nothing_if_it_is_not_there() -> None:
     assert len(sequence.tables[0].blocks) == 10
     cache.release(sequence)
     cache.release(sequence)
+    assert (sequence.tables, sequence.carries, sequence.next, sequence.plan) == ([], [], [], None)
     assert cache.blocks.used == 0
     assert len(cache.carries.free) == cache.carries.capacity
 
