@@ -523,6 +523,17 @@ def _has_cursed_requests_alone(setting: Setting) -> bool:
     return setting.limits.max_num_seqs <= 2 and setting.curse_share == 0.3
 
 
+def _has_cursed_requests_and_a_cache(setting: Setting) -> bool:
+    """And room in it, so that what a broken pass left there is still there when it is asked for."""
+    layout = setting.layout
+    caches = setting.limits.prefix_caching and 4 * layout.block_size <= setting.max_prompt
+    return (
+        caches
+        and setting.curse_share == 0.3
+        and setting.num_blocks > 4 * setting.max_model_len // layout.block_size
+    )
+
+
 def _hiccups_while_restoring(setting: Setting) -> bool:
     layout = setting.layout
     return (
@@ -553,6 +564,7 @@ SUITED: dict[Mutation, Callable[[Setting], bool]] = {
     last_loop_does_not_wait: _is_short_of_rows,
     keys_are_not_cleared_on_growth: _has_short_prompts_and_long_answers,
     bad_requests_in_a_row_kill_the_engine: _has_cursed_requests_alone,
+    culprits_rows_are_booked_before_they_end: _has_cursed_requests_and_a_cache,
     neighbours_are_not_restored_again: _hiccups_while_restoring,
 }
 """Where a rare bug shows soon: which settings to try, without which it takes some ten thousand steps."""
