@@ -432,7 +432,10 @@ def test_rows_of_who_was_planned_and_then_preempted_go_to_others():
     layout = LoopLayout(num_loops=2, offset=1, window=100, num_layers=1, block_size=4)
     scheduler, first, second, third = three_at_work(layout, max_rows=8)
     while third.num_preemptions == 0:
-        while 1 in (len(first) % 4, len(third) % 4):  # they need no block, so that only the prompt's window does
+        while 1 in (
+            len(first) % 4,
+            len(third) % 4,
+        ):  # they need no block, so that only the prompt's window does
             run_step(scheduler, lambda s: 7)
         held = scheduler.blocks.allocate(scheduler.blocks.available)
         step = scheduler.schedule()
