@@ -24,7 +24,7 @@ install: .venv/installed
 serve: install            ## serve the bundled demo model on 127.0.0.1:8000
 	$(BIN)/loopserve serve models/demo
 
-test: lint clients prometheus   ## lint, types and the whole test suite
+test: lint clients prometheus build/grafana-schema/installed   ## lint, types and the whole test suite
 	$(BIN)/pytest
 
 lint: .venv/installed-test
@@ -41,6 +41,12 @@ clients: .venv/installed-test   ## real clients for the tests, each in an enviro
 
 prometheus:               ## Debian's prometheus and promtool for the tests, unpacked under build/prometheus; needs apt-get
 	sh tools/prometheus/install.sh build/prometheus
+
+build/grafana-schema/installed: tools/dashboards/schema/package-lock.json
+	mkdir -p $(@D)
+	cp tools/dashboards/schema/package.json tools/dashboards/schema/package-lock.json $(@D)
+	cd $(@D) && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
 
 dashboards: .venv/installed-test   ## write deploy/grafana/dashboards from tools/dashboards
 	$(BIN)/python -m tools.dashboards

@@ -23,12 +23,11 @@ _ADDRESS = re.compile(r'msg="Listening on" address=(\S+)')
 class Prometheus:
     """A running Prometheus."""
 
-    url: str
+    client: httpx.Client
 
     def get(self, path: str, **parameters: str | float) -> Any:
         """The data of an answer of its API, which must be a success."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=20)
-        told = answer.json()
+        told = self.client.get(path, params=parameters).json()
         assert told["status"] == "success", f"{parameters}: {told}"
         return told["data"]
 
@@ -71,7 +70,8 @@ def running(config: Path, directory: Path) -> Iterator[Prometheus]:
             stderr=out,
         )
     try:
-        yield Prometheus(f"http://{_address(process, log)}")
+        with httpx.Client(base_url=f"http://{_address(process, log)}/api/v1/", timeout=20) as client:
+            yield Prometheus(client)
     finally:
         process.terminate()
         process.wait(20)

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,20 @@ class Watched:
     start: float
     end: float
 
-    def series(self, expr: str) -> list[dict[str, Any]]:
-        """What a panel shows: its query's series over the whole load."""
-        prometheus = self.prometheus
+    @cached_property
+    def variables(self) -> dict[str, list[str]]:
+        """The values that Grafana would list for each variable."""
         lists: dict[str, list[str]] = {}
-        for variable in next(iter(dashboards().values()))["templating"]["list"]:
+        for variable in dashboards()["loopserve-service"]["templating"]["list"]:
             if variable["type"] == "query":
                 query = filled_in(variable["query"]["query"], lists, SCRAPE_SECONDS, 1, 1)
-                lists[variable["name"]] = prometheus.label_values(query)
-        query = filled_in(expr, lists, SCRAPE_SECONDS, 1, int(self.end - self.start))
-        data = prometheus.get("query_range", query=query, start=self.start, end=self.end, step=1)
+                lists[variable["name"]] = self.prometheus.label_values(query)
+        return lists
+
+    def series(self, expr: str) -> list[dict[str, Any]]:
+        """What a panel shows: its query's series over the whole load."""
+        query = filled_in(expr, self.variables, SCRAPE_SECONDS, 1, int(self.end - self.start))
+        data = self.prometheus.get("query_range", query=query, start=self.start, end=self.end, step=1)
         return data["result"]
 
     def now(self, expr: str) -> list[dict[str, Any]]:
@@ -104,7 +109,12 @@ def test_the_load_moves_what_it_should(watched: Watched) -> None:
 
 
 def test_the_variables_list_the_server(watched: Watched) -> None:
-    assert watched.prometheus.label_values("label_values(loopserve_build_info, job)") == ["loopserve"]
+    address = watched.url.removeprefix("http://")
+    assert watched.variables == {"job": ["loopserve"], "instance": [address]}
+    assert all(
+        dashboard["templating"] == dashboards()["loopserve-service"]["templating"]
+        for dashboard in dashboards().values()
+    )
 
 
 def test_promtool_accepts_the_configuration_with_a_key(watched: Watched) -> None:
