@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import httpx
 
-CODE = "def fibonacci(n):\n    if n < 2:\n        return n\n" * 20
+CODE = "def fibonacci(n):\n    if n < 2:\n        return n\n" * 5
 MESSAGES = [{"role": "user", "content": "Write a Python function `is_even`."}]
 
 
@@ -26,7 +26,7 @@ class Load:
         """Return when all clients are done; raise what one of them raised."""
         kinds = (self._stream, self._chat, self._constrained, self._leave, self._outstay, self._mistake)
         threads = [threading.Thread(target=self._repeat, args=(kind,)) for kind in kinds]
-        threads += [threading.Thread(target=self._repeat, args=(self._burst,)) for _ in range(6)]
+        threads += [threading.Thread(target=self._repeat, args=(self._burst,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -74,7 +74,7 @@ class Load:
 
     def _outstay(self) -> None:
         """More than the server's deadline allows."""
-        self._post("/v1/completions", prompt="class", max_tokens=1500, ignore_eos=True)
+        self._post("/v1/completions", prompt="class", max_tokens=1000, ignore_eos=True)
 
     def _mistake(self) -> None:
         assert self._client.get("/nothing").status_code == 404
@@ -82,6 +82,7 @@ class Load:
         time.sleep(0.3)
 
     def _burst(self) -> None:
-        """Many at once, more than may wait: refusals. Prompts of their own: no cache hits."""
+        """Four sequences that come in together or not at all: refusals. A prompt of its own: no cache hits."""
         prompt = f"# {next(self._numbers)}\n{CODE}"
-        self._post("/v1/completions", prompt=prompt, max_tokens=60, ignore_eos=True)
+        self._post("/v1/completions", prompt=prompt, n=4, temperature=1, max_tokens=200, ignore_eos=True)
+        time.sleep(0.5)
