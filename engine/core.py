@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.active_request import ActiveRequest
+from engine.baseline.baseline import Baseline
 from engine.errors import InvalidRequestError, LoopserveError, RequestFailedError
 from engine.grammar_compiler import BackgroundCompiler, GrammarCompiler, load_vocabulary
 from engine.grammar_gate import GrammarGate
 from engine.grammar_state import GrammarState
-from engine.isolated_pass import engine_works, run_pass
+from engine.isolated_pass import Pass, engine_works, run_pass
 from engine.isolation import Boundary, Failure, Stage, failure_text, is_fatal
 from engine.loading import LoadedModel, load_model
-from engine.messages import EngineReady, EngineStats, Request, RequestOutput
+from engine.messages import Calibrated, DecodeTimes, EngineReady, EngineStats, Request, RequestOutput
 from engine.options import EngineOptions
 from engine.sampler import Sample, SamplingState
 from engine.sampling_params import (
@@ -47,13 +48,20 @@ class EngineCore:
         failed_steps: steps up to the last one, in a row, that failed for everybody in them.
     """
 
-    def __init__(self, model: LoadedModel, grammars: GrammarCompiler | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        grammars: GrammarCompiler | None = None,
+        baseline: Baseline | None = None,
+    ) -> None:
         """An idle engine.
 
         Args:
             grammars: compiles requests' grammars; without it such requests are refused.
+            baseline: times passes, for which it has a clock; without it nothing is timed.
         """
         self.model = model
+        self.baseline = baseline
         self.gate = GrammarGate(grammars)
         self.scheduler: Scheduler = model.scheduler
         self.active: dict[str, ActiveRequest] = {}
@@ -71,7 +79,9 @@ class EngineCore:
         """
         model = load_model(options, show_progress)
         directory = Path(options.model_dir)
-        return cls(model, BackgroundCompiler(lambda: load_vocabulary(directory, model.config)))
+        baseline = Baseline(model, options)
+        baseline.calibrate_at_start()
+        return cls(model, BackgroundCompiler(lambda: load_vocabulary(directory, model.config)), baseline)
 
     @property
     def has_work(self) -> bool:
@@ -87,6 +97,20 @@ class EngineCore:
     def compiling(self) -> bool:
         """Whether a request waits for its grammar, whose end no message tells."""
         return len(self.gate) > 0
+
+    @property
+    def calibrating(self) -> bool:
+        """Whether `calibrate` has something to do or to say."""
+        return self.baseline is not None and self.baseline.calibrating
+
+    def begin_calibration(self) -> None:
+        """Compare the executions again, in what `calibrate` is given between steps."""
+        if self.baseline is not None:
+            self.baseline.begin_calibration()
+
+    def calibrate(self) -> Calibrated | None:
+        """Measure a little in blocks that nobody holds; returns the result when that was the last of it."""
+        return None if self.baseline is None else self.baseline.calibrate()
 
     def ready(self) -> EngineReady:
         """What clients need to know about the loaded model."""
@@ -163,7 +187,7 @@ class EngineCore:
             self.active[sequence.sequence_id].loop_logits.clear()
         if not plan.segments:
             return outputs
-        computed = run_pass(self.model.runner, plan)
+        computed = self._run(plan)
         sampled = sample_sequences(computed.result, self.active)
         failures = computed.failures + sampled.failures
         outputs += self._end_failed(failures)
@@ -182,6 +206,9 @@ class EngineCore:
         outputs += self._end_failed(unreported)
         self._watch(plan, failures + unreported)
         return outputs
+
+    def _run(self, plan: StepPlan) -> Pass:
+        return run_pass(self.model.runner, plan) if self.baseline is None else self.baseline.run(plan)
 
     def _begin_compiled(self) -> list[RequestOutput]:
         """Begin the requests whose grammar is ready; returns the ends of those whose grammar is no good."""
@@ -269,6 +296,7 @@ class EngineCore:
             rows_total=list(self.rows_total),
             admitted=self.admitted,
             isolated_errors_total=self.isolated_errors,
+            decode=DecodeTimes() if self.baseline is None else self.baseline.times,
         )
 
     def _count_rows(self, plan: StepPlan) -> None:

@@ -10,6 +10,8 @@ import msgspec
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError, is_isolable
 from engine.messages import (
     Abort,
+    Calibrate,
+    Calibrated,
     EngineFailed,
     EngineReady,
     EngineStats,
@@ -43,6 +45,9 @@ class Core(Protocol):
     @property
     def compiling(self) -> bool: ...
 
+    @property
+    def calibrating(self) -> bool: ...
+
     def ready(self) -> EngineReady: ...
 
     def add(self, request: Request) -> None: ...
@@ -52,6 +57,10 @@ class Core(Protocol):
     def step(self) -> list[RequestOutput]: ...
 
     def stats(self) -> EngineStats: ...
+
+    def begin_calibration(self) -> None: ...
+
+    def calibrate(self) -> Calibrated | None: ...
 
 
 def run_engine(load: Callable[[], Core], receive: Receive, send: Send, beat: Beat) -> int:
@@ -100,12 +109,14 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
         if working or was_working or outputs:
             send(StepOutputs(outputs, _stats(core, seconds)))
         was_working = working
+        if core.calibrating and (calibrated := core.calibrate()) is not None:
+            send(calibrated)
         beat()
 
 
 def _patience(core: Core) -> float:
     """Seconds that the next message may be waited for."""
-    if core.has_work:
+    if core.has_work or core.calibrating:
         return 0.0
     return COMPILING_WAIT_S if core.compiling else IDLE_WAIT_S
 
@@ -117,8 +128,10 @@ def _stats(core: Core, step_seconds: float) -> EngineStats:
     return msgspec.structs.replace(stats, step_seconds=step_seconds, admitted=admitted)
 
 
-def _apply(core: Core, message: Request | Abort, outputs: list[RequestOutput]) -> list[RequestOutput]:
-    """Add or abort. A request that can't be added gets its error as an output, and hurts nobody else.
+def _apply(
+    core: Core, message: Request | Abort | Calibrate, outputs: list[RequestOutput]
+) -> list[RequestOutput]:
+    """Add, abort or begin to calibrate. A request that can't be added gets its error as an output and hurts nobody.
 
     Args:
         outputs: what is to be sent so far.
@@ -126,6 +139,9 @@ def _apply(core: Core, message: Request | Abort, outputs: list[RequestOutput]) -
     Returns:
         What is to be sent then: an aborted request gets nothing more, not even an error.
     """
+    if isinstance(message, Calibrate):
+        core.begin_calibration()
+        return outputs
     if isinstance(message, Abort):
         for request_id in message.request_ids:
             core.abort(request_id)

@@ -22,7 +22,17 @@ from engine.child_process import import_path
 from engine.errors import EngineDeadError, ModelError
 from engine.options import EngineOptions
 from engine.rank_group import RankGroup
-from engine.rank_link import CacheSize, Failed, Join, Loaded, Pass, RankLink, RankMessage, Started
+from engine.rank_link import (
+    CacheSize,
+    Failed,
+    Join,
+    Loaded,
+    Pass,
+    RankLink,
+    RankMessage,
+    Started,
+    WriteBlocks,
+)
 from engine.tensor_parallel import Shard
 from kernels.interface import RowBatch
 from scheduler.step_plan import CarryRestore
@@ -172,6 +182,15 @@ class Followers:
         message = Pass.of(batch, restores)
         for follower in self._followers:
             follower.send(message)
+
+    def write_blocks(self, blocks: list[int]) -> None:
+        """Have all write something into these cache blocks.
+
+        Raises:
+            EngineDeadError: one of them is gone.
+        """
+        for follower in self._followers:
+            follower.send(WriteBlocks(blocks))
 
     def check(self) -> None:
         """See that all are alive, without waiting.

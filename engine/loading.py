@@ -196,13 +196,20 @@ def _decode_limits(plan: LoadPlan, runner: ModelRunner, max_model_len: int) -> D
     options, layout = plan.options, plan.layout
     return DecodeLimits(
         num_loops=layout.num_loops,
-        rows_per_sequence=layout.num_loops if options.execution == "parallel" else 1,
+        rows_per_sequence=_rows_per_sequence(options, layout.num_loops),
         max_num_seqs=options.max_num_seqs,
         max_model_len=max_model_len,
         block_size=layout.block_size,
         window=layout.window,
         tiling=runner.format.tiling,
     )
+
+
+def _rows_per_sequence(options: EngineOptions, num_loops: int) -> tuple[int, ...]:
+    """Both executions need graphs of their own size if the baseline is to be measured fairly."""
+    if options.calibration_time or options.shadow_steps:
+        return tuple(sorted({1, num_loops}))
+    return (num_loops,) if options.execution == "parallel" else (1,)
 
 
 def _describe(plan: LoadPlan, scheduler: Scheduler, max_model_len: int) -> EngineReady:

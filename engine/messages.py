@@ -8,7 +8,7 @@ import msgspec
 
 from engine.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -40,6 +40,10 @@ class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 class Shutdown(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """End the engine process now."""
+
+
+class Calibrate(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Measure the parallel against the sequential loop while serving; `Calibrated` follows when it is done."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -84,6 +88,25 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     num_loops: int = 0
 
 
+class DecodeTimes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Running totals of decode passes, by what they took and what the other execution would have taken.
+
+    Attributes:
+        passes: those counted: one row per loop and sequence, nothing else, and a ratio that is known.
+        parallel_seconds: with all loops of a sequence in one pass; what ran, or an estimate if that was sequential.
+        sequential_seconds: with one loop per pass; likewise.
+        shadow_passes: those that ran both ways.
+        shadow_parallel_seconds, shadow_sequential_seconds: of these, as measured.
+    """
+
+    passes: int = 0
+    parallel_seconds: float = 0.0
+    sequential_seconds: float = 0.0
+    shadow_passes: int = 0
+    shadow_parallel_seconds: float = 0.0
+    shadow_sequential_seconds: float = 0.0
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """State and running totals of the engine after a step. `*_total` only ever grow.
 
@@ -94,6 +117,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         step_seconds: wall time of this step, 0 when idle (measured by the host; the core has no clock).
         admitted: ids of requests that left the queue for the first time in this step.
         isolated_errors_total: requests ended by an exception of ours that was kept from hurting others.
+        decode: what decode passes took, and would have taken.
     """
 
     running: int = 0
@@ -111,6 +135,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     step_seconds: float = 0.0
     admitted: list[str] = []
     isolated_errors_total: int = 0
+    decode: DecodeTimes = DecodeTimes()
 
 
 class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -118,6 +143,40 @@ class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     outputs: list[RequestOutput]
     stats: EngineStats
+
+
+class CalibratedCell(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One crowd of a calibration: medians over its pairs of measurements.
+
+    Attributes:
+        sequences: that decode at once, all loops each.
+        context: positions per sequence.
+        parallel_seconds: of one pass with all loops.
+        sequential_seconds: of R passes with one loop each.
+        ratio: the second divided by the first, pair by pair.
+        pairs: measurements that counted.
+    """
+
+    sequences: int
+    context: int
+    parallel_seconds: float
+    sequential_seconds: float
+    ratio: float
+    pairs: int
+
+
+class Calibrated(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """A calibration has ended.
+
+    Attributes:
+        cells: all that is known, by sequences and context; what this calibration measured is new.
+        measured: how many of them it measured.
+        seconds: that it took, without the requests in between.
+    """
+
+    cells: list[CalibratedCell]
+    measured: int
+    seconds: float
 
 
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -159,5 +218,5 @@ class EngineFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     model_error: bool
 
 
-ToEngine = Request | Abort | Shutdown
-FromEngine = EngineReady | StepOutputs | EngineFailed
+ToEngine = Request | Abort | Calibrate | Shutdown
+FromEngine = EngineReady | StepOutputs | Calibrated | EngineFailed

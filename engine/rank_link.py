@@ -99,7 +99,13 @@ class Pass(msgspec.Struct, frozen=True, tag=True):
         return RowBatch(**(fields | self.scalars))
 
 
-RankMessage = Join | Started | Loaded | Failed | CacheSize | Pass
+class WriteBlocks(msgspec.Struct, frozen=True, tag=True):
+    """Write something into cache blocks that no sequence holds; see `ModelRunner.write_blocks`."""
+
+    blocks: list[int]
+
+
+RankMessage = Join | Started | Loaded | Failed | CacheSize | Pass | WriteBlocks
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RankMessage)

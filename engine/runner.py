@@ -85,8 +85,28 @@ class ModelRunner:
             wanted = self._run_layers(batch)[batch.logit_rows]
         return self.model.logits(wanted)
 
+    @torch.inference_mode()
+    def write_blocks(self, blocks: list[int]) -> None:
+        """Write small numbers into cache blocks that no sequence holds, on all ranks, so that they are real memory.
+
+        Raises:
+            EngineDeadError: another rank was lost.
+        """
+        self.followers.write_blocks(blocks)
+        chosen = torch.tensor(blocks, device=self.staging.device)
+        for cache in self.state.caches:
+            for part in (cache.keys, cache.values):
+                part[chosen] = _small_numbers(part[:1])
+
     def _run_layers(self, batch: RowBatch) -> torch.Tensor:
         return self.model.run_layers(batch, self.state)
+
+
+def _small_numbers(like: torch.Tensor) -> torch.Tensor:
+    """Of the same shape, dtype and device; bytes are e4m3, where those from 16 to 47 are 2⁻⁵ to about 1/2."""
+    if like.dtype == torch.uint8:
+        return torch.randint_like(like, 16, 48)
+    return torch.empty_like(like).uniform_(-0.5, 0.5)
 
 
 def make_state(

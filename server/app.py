@@ -6,6 +6,7 @@ from server.anthropic.errors import AnthropicErrorsMiddleware
 from server.anthropic.messages import router as messages_router
 from server.api_keys import ApiKeys
 from server.auth import AuthMiddleware
+from server.baseline_metrics import BaselineCollector
 from server.body_limit import BodyLimitMiddleware, BodyMemory
 from server.draining import CloseWhileDrainingMiddleware
 from server.early_refusal import EarlyRefusalMiddleware
@@ -43,6 +44,7 @@ def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
     )
     app.state.loopserve = state
     state.metrics.registry.register(EngineCollector(state.client))
+    state.metrics.registry.register(BaselineCollector(state.client))
     app.include_router(operations_router)
     app.include_router(openai_router)
     app.include_router(messages_router)

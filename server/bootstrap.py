@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from engine.config import load_config, load_generation_defaults
 from engine.host import EngineHost
 from engine.model_files import resolve_model
 from engine.process_host import ProcessHost
 from engine.thread_host import ThreadHost, core_loader
 from engine.tokenizer import Tokenizer
+from server.calibration import CalibrationState
 from server.chat_dialect import chat_dialect
 from server.chat_template import template_of
 from server.engine_client import EngineClient
@@ -46,13 +49,15 @@ def build_state(settings: Settings) -> AppState:
         )
     template = template_of(tokenizer, given_template)
     metrics = ServerMetrics(package_version())
+    calibration = CalibrationState()
     client = EngineClient(
-        host_factory(settings, model_dir),
+        host_factory(settings, model_dir, calibration),
         metrics,
         limits=settings.admission_limits,
         heartbeat_timeout=settings.heartbeat_timeout,
         queue_timeout=settings.queue_timeout,
         request_timeout=settings.request_timeout,
+        calibration=calibration,
     )
     return AppState(
         settings=settings,
@@ -73,15 +78,26 @@ def build_state(settings: Settings) -> AppState:
     )
 
 
-def host_factory(settings: Settings, model_dir: Path) -> Callable[[], EngineHost]:
-    """Makes one engine host per life of the engine, of the kind the settings ask for."""
-    options = settings.engine_options(model_dir)
+def host_factory(
+    settings: Settings, model_dir: Path, calibration: CalibrationState
+) -> Callable[[], EngineHost]:
+    """Makes one engine host per life of the engine, of the kind the settings ask for.
+
+    Args:
+        calibration: what it knows is handed to the next life, so that a restart takes no longer for it.
+    """
+    first = settings.engine_options(model_dir)
     show_progress = sys.stderr.isatty()
-    if settings.single_process:
-        return lambda: ThreadHost(core_loader(options, show_progress))
-    return lambda: ProcessHost(
-        options,
-        heartbeat_timeout=settings.heartbeat_timeout,
-        log_level=settings.log_level,
-        show_progress=show_progress,
-    )
+
+    def make() -> EngineHost:
+        options = msgspec.structs.replace(first, calibrated=calibration.cells)
+        if settings.single_process:
+            return ThreadHost(core_loader(options, show_progress))
+        return ProcessHost(
+            options,
+            heartbeat_timeout=settings.heartbeat_timeout,
+            log_level=settings.log_level,
+            show_progress=show_progress,
+        )
+
+    return make

@@ -134,6 +134,8 @@ def serve(
     threads: Annotated[int | None, _option("threads", ENGINE)] = None,
     tensor_parallel_size: Annotated[int | None, _option("tensor_parallel_size", ENGINE)] = None,
     self_check: Annotated[bool | None, _option("self_check", ENGINE)] = None,
+    calibration_time: Annotated[float | None, _option("calibration_time", ENGINE, "SECONDS")] = None,
+    shadow_steps: Annotated[int | None, _option("shadow_steps", ENGINE)] = None,
 ) -> int:
     """Serve MODEL until SIGTERM or Ctrl-C.
 

@@ -15,6 +15,8 @@ from engine.host import EngineHost
 from engine.messages import (
     PROTOCOL_VERSION,
     Abort,
+    Calibrate,
+    Calibrated,
     EngineFailed,
     EngineReady,
     EngineStats,
@@ -22,6 +24,7 @@ from engine.messages import (
     StepOutputs,
 )
 from server.admission import Admission, AdmissionLimits, Refusal
+from server.calibration import CalibrationState
 from server.engine_observer import EngineObserver
 from server.engine_streams import EngineStream, StreamGroup
 from server.engine_totals import totals_only, with_past
@@ -78,6 +81,7 @@ class EngineClient:
         heartbeat_timeout: float,
         queue_timeout: float = 0,
         request_timeout: float = 0,
+        calibration: CalibrationState | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing runs before `start`.
@@ -89,6 +93,7 @@ class EngineClient:
             heartbeat_timeout: seconds without a heartbeat after which the engine is not `responsive`.
             queue_timeout: seconds in which the scheduler must take a request up; 0 for any time.
             request_timeout: seconds in which a request must end; 0 for any time.
+            calibration: is told of the engine's calibrations; by default one of its own.
             clock: monotonic seconds.
         """
         self.info: EngineReady | None = None
@@ -106,6 +111,7 @@ class EngineClient:
         self._host: EngineHost | None = None
         self._streams: dict[str, EngineStream] = {}
         self._loading = LoadEstimator()
+        self.calibration = calibration or CalibrationState()
         self._stats = EngineStats()
         self._past = EngineStats()
         self._budget = RestartBudget(MAX_RESTARTS, RESTART_WINDOW_S)
@@ -177,6 +183,19 @@ class EngineClient:
         except UnavailableError as error:
             self._observer.on_refused(error.reason or "")
             raise
+
+    def calibrate(self) -> None:
+        """Have the engine compare the executions again while it serves.
+
+        Raises:
+            UnavailableError: there is no engine that could, or no request would be admitted either.
+            ConflictError: there is nothing to compare, one is running, or one ended a moment ago.
+        """
+        self.admit()
+        assert self._host is not None
+        assert self.info is not None
+        self.calibration.begin(self.info.num_loops, self._clock())
+        self._host.send(Calibrate())
 
     def submit(
         self, requests: Sequence[Request], taken_up: asyncio.Future[None] | None = None
@@ -297,12 +316,16 @@ class EngineClient:
         finally:
             # Streams first: a client must not wait for the engine's clean-up to learn that it died.
             self._state = EngineState.RESTARTING
+            self.calibration.abandon()
             self._end_streams(_dead)
             await host.stop()
 
-    def _handle(self, message: EngineReady | StepOutputs) -> None:
+    def _handle(self, message: EngineReady | StepOutputs | Calibrated) -> None:
         if isinstance(message, EngineReady):
             self._become_ready(message)
+            return
+        if isinstance(message, Calibrated):
+            self.calibration.end(message, self._clock())
             return
         self._stats = message.stats
         if message.stats.step_seconds > 0:

@@ -4,7 +4,7 @@ from itertools import zip_longest
 
 import msgspec
 
-from engine.messages import EngineStats
+from engine.messages import DecodeTimes, EngineStats
 
 _TOTALS = (
     "preemptions_total",
@@ -19,7 +19,14 @@ def with_past(current: EngineStats, past: EngineStats) -> EngineStats:
     """`current` with the totals of `past` lives added; states (running, blocks in use) stay those of `current`."""
     totals = {name: getattr(current, name) + getattr(past, name) for name in _TOTALS}
     rows = [now + before for now, before in zip_longest(current.rows_total, past.rows_total, fillvalue=0)]
-    return msgspec.structs.replace(current, rows_total=rows, **totals)
+    decode = _sum(current.decode, past.decode)
+    return msgspec.structs.replace(current, rows_total=rows, decode=decode, **totals)
+
+
+def _sum(current: DecodeTimes, past: DecodeTimes) -> DecodeTimes:
+    """All fields are totals."""
+    names = DecodeTimes.__struct_fields__
+    return DecodeTimes(**{name: getattr(current, name) + getattr(past, name) for name in names})
 
 
 def totals_only(stats: EngineStats) -> EngineStats:

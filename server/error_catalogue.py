@@ -160,6 +160,27 @@ SLOW_REQUEST = ErrorKind(
     "The headers took longer than `--header-timeout` or the body longer than `--body-timeout`. "
     "The connection is closed.",
 )
+NOTHING_TO_CALIBRATE = ErrorKind(
+    409,
+    INVALID_REQUEST,
+    "nothing_to_calibrate",
+    "This model has one loop, so there is nothing to compare.",
+    "`POST /calibrate` compares loops in one pass with loops one after another.",
+)
+CALIBRATION_RUNNING = ErrorKind(
+    409,
+    INVALID_REQUEST,
+    "calibration_running",
+    "A calibration is running; GET /calibrate says when it has ended.",
+    "`POST /calibrate` while one is going on.",
+)
+CALIBRATED_RECENTLY = ErrorKind(
+    409,
+    INVALID_REQUEST,
+    "calibrated_recently",
+    "A calibration has just ended; the next one may begin {seconds} s after it.",
+    "`POST /calibrate` too often: each slows requests down for some seconds.",
+)
 REQUEST_TOO_LARGE = ErrorKind(
     413,
     INVALID_REQUEST,

@@ -182,6 +182,19 @@ class Settings(LimitSettings):
         True,
         description="Try at start whether a request's bits depend on the requests beside it, and report it.",
     )
+    calibration_time: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="Seconds at start for timing all loops in one pass against one loop per pass, for the metrics; a "
+        "measurement once begun is finished. 0 for none.",
+    )
+    shadow_steps: int = Field(
+        0,
+        ge=0,
+        le=1 << 30,
+        description="Every so many decode passes, run one loop by loop, too, to check the calibration. 0 for none.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -271,6 +284,8 @@ class Settings(LimitSettings):
             threads=self.threads,
             tensor_parallel_size=self.tensor_parallel_size,
             self_check=self.self_check,
+            calibration_time=self.calibration_time,
+            shadow_steps=self.shadow_steps,
         )
 
 

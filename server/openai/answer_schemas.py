@@ -179,6 +179,26 @@ class VersionAnswer(BaseModel):
     version: str
 
 
+class CalibratedCellAnswer(BaseModel):
+    """Medians of one crowd; `pairs` is of how many measurements."""
+
+    sequences: int
+    context: int
+    parallel_seconds: float
+    sequential_seconds: float
+    ratio: float
+    pairs: int
+
+
+class CalibrationAnswer(BaseModel):
+    """Answer of ``/calibrate``; `measured` of the cells are of the last calibration, which took `seconds`."""
+
+    running: bool
+    measured: int
+    seconds: float
+    cells: list[CalibratedCellAnswer]
+
+
 ANSWERS: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionAnswer,
     "/v1/chat/completions": ChatAnswer,
@@ -192,5 +212,6 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "/health": StatusAnswer,
     "/ready": StatusAnswer,
     "/version": VersionAnswer,
+    "/calibrate": CalibrationAnswer,
 }
 """By path in the document; an endpoint without an entry is described as answering some JSON object."""

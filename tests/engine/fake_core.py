@@ -6,7 +6,15 @@ import time
 from pathlib import Path
 
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError
-from engine.messages import PROTOCOL_VERSION, EngineReady, EngineStats, Request, RequestOutput
+from engine.messages import (
+    PROTOCOL_VERSION,
+    Calibrated,
+    CalibratedCell,
+    EngineReady,
+    EngineStats,
+    Request,
+    RequestOutput,
+)
 from engine.options import EngineOptions
 from engine.sampling_params import SamplingParams
 
@@ -17,6 +25,16 @@ DIE = 9004  # step: SIGKILL to itself
 HANG = 9005  # step: never returns
 VOCAB_SIZE = 10_000
 FAKE_LOOPS = 2
+CALIBRATION_PAIRS = 3
+CALIBRATED = Calibrated(
+    cells=[
+        CalibratedCell(
+            sequences=1, context=128, parallel_seconds=0.002, sequential_seconds=0.003, ratio=1.5, pairs=1
+        )
+    ],
+    measured=1,
+    seconds=0.25,
+)
 
 
 class FakeCore:
@@ -32,6 +50,7 @@ class FakeCore:
         self.rows = 0
         self.admitted: list[str] = []
         self.compiling = False
+        self.pairs_left = 0
 
     @classmethod
     def load(cls, options: EngineOptions, show_progress: bool) -> "FakeCore":
@@ -83,6 +102,17 @@ class FakeCore:
         self.admitted = [one.request_id for one, _ in running if one.request_id not in self.taken_up]
         self.taken_up.update(self.admitted)
         return [self._advance(request, done) for request, done in running]
+
+    @property
+    def calibrating(self) -> bool:
+        return self.pairs_left > 0
+
+    def begin_calibration(self) -> None:
+        self.pairs_left = CALIBRATION_PAIRS
+
+    def calibrate(self) -> Calibrated | None:
+        self.pairs_left -= 1
+        return None if self.pairs_left else CALIBRATED
 
     def stats(self) -> EngineStats:
         return EngineStats(

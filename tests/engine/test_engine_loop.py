@@ -13,6 +13,7 @@ from engine.engine_loop import (
 )
 from engine.messages import (
     Abort,
+    Calibrate,
     EngineFailed,
     EngineReady,
     FromEngine,
@@ -22,7 +23,7 @@ from engine.messages import (
     ToEngine,
 )
 from engine.options import EngineOptions
-from tests.engine.fake_core import BREAK_ADD, BREAK_STEP, REFUSE, FakeCore, fake_request
+from tests.engine.fake_core import BREAK_ADD, BREAK_STEP, CALIBRATED, REFUSE, FakeCore, fake_request
 
 
 class Script:
@@ -153,3 +154,21 @@ def test_other_load_errors_are_crashes() -> None:
     assert script.run("broken") == EXIT_CRASHED
     assert isinstance(script.sent[0], EngineFailed)
     assert not script.sent[0].model_error
+
+
+def test_a_calibration_takes_turns_with_steps_and_its_end_is_told() -> None:
+    script = Script([[fake_request("a", [5], 2)], [Calibrate()], [], [], []])
+    script.run()
+    kinds = [type(message).__name__ for message in script.sent]
+    assert kinds == ["EngineReady", "StepOutputs", "StepOutputs", "StepOutputs", "Calibrated"]
+    assert script.sent[-1] == CALIBRATED
+    assert script.waits[2:4] == [0.0] * 2, "a calibration is not slowed down by an idle engine's patience"
+    assert script.waits[4] == IDLE_WAIT_S
+
+
+def test_a_result_of_the_start_is_told_at_once() -> None:
+    script, core = Script([[], []]), FakeCore()
+    core.pairs_left = 1
+    run_loop(core, script.receive, script.sent.append, script.beat)
+    assert script.sent == [CALIBRATED]
+    assert script.waits[:2] == [0.0, IDLE_WAIT_S]
