@@ -111,6 +111,10 @@ def test_the_load_moves_what_it_should(watched: Watched) -> None:
         assert float(total["value"][1]) > 0, name
 
 
+def test_nothing_is_pending_that_the_server_exports(watched: Watched) -> None:
+    assert set(watched.prometheus.get("label/__name__/values")) & PENDING == set()
+
+
 def test_the_variables_list_the_server(watched: Watched) -> None:
     address = watched.url.removeprefix("http://")
     assert watched.variables == {"job": ["loopserve"], "instance": [address]}

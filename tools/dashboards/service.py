@@ -96,7 +96,8 @@ _TRAFFIC: tuple[Panel, ...] = (
     ),
     Lines(
         "Refused connections by reason",
-        "Closed or answered with 503 before any request was read.",
+        "Ended, or a request on them answered, before the server's routes saw it. connections: --max-connections are "
+        "open; descriptors: the process has no file descriptor left; the others are the client's doing.",
         "ops",
         (Query(rate("connections_refused_total", by="reason"), "{{reason}}"),),
         stacked=True,
