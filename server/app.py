@@ -14,6 +14,7 @@ from server.engine_metrics import EngineCollector
 from server.host_check import HostMiddleware
 from server.http_metrics import HttpMetricsMiddleware, HttpSeries
 from server.lifespan import lifespan
+from server.model_metrics import ModelCollector, VllmCollector
 from server.openai.errors import install_error_handlers
 from server.openai.routes import router as openai_router
 from server.openapi import ADDRESS as OPENAPI_ADDRESS
@@ -45,6 +46,9 @@ def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
     app.state.loopserve = state
     state.metrics.registry.register(EngineCollector(state.client))
     state.metrics.registry.register(BaselineCollector(state.client))
+    state.metrics.registry.register(ModelCollector(state.client, state.model_name))
+    if state.settings.metrics_compat == "vllm":
+        state.metrics.registry.register(VllmCollector(state.client, state.model_name))
     app.include_router(operations_router)
     app.include_router(openai_router)
     app.include_router(messages_router)
@@ -66,7 +70,7 @@ def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
         app.add_middleware(AuthMiddleware, keys=api_keys)
     app.add_middleware(HostMiddleware, allowed=state.settings.allowed_hosts)
     app.add_middleware(AnthropicErrorsMiddleware)
-    app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry))
+    app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry, state.metrics.bounds))
     app.add_middleware(CloseWhileDrainingMiddleware, client=state.client)
     app.add_middleware(RequestIdMiddleware)
     return app
