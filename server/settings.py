@@ -101,6 +101,7 @@ class Settings(LimitSettings):
         le=3600,
         description="Seconds without an event after which a stream gets a comment; 0 for never.",
     )
+    page: bool = Field(True, description="Serve a page to look at under /: a playground and live panels.")
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

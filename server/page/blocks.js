@@ -1,0 +1,1 @@
+export class BlocksPanel { constructor(){ this.element=document.createElement("div"); } async ask(){} }
