@@ -42,6 +42,8 @@ export class Lens {
     /** @type {LensToken[]} */
     this.tokens = [];
     this.chosen = -1;
+    this.inspector.replaceChildren(legend());
+    this.inspector.hidden = false;
     this.element = html("span", { role: "listbox", "aria-label": "Tokens of the answer", class: "lens" });
     this.element.addEventListener("keydown", (event) => this.#onKey(event));
     this.element.addEventListener("focusin", (event) => this.#look(event.target));
@@ -55,7 +57,7 @@ export class Lens {
     const level = nats === null ? 0 : Math.min(STEPS, Math.ceil((Math.abs(nats) / STRONG) * STEPS - 0.5));
     const option = html("span", {
       role: "option",
-      class: "token",
+      class: "token tint",
       tabindex: this.tokens.length === 0 ? 0 : -1,
       "aria-selected": "false",
       "data-index": this.tokens.length,
@@ -66,6 +68,11 @@ export class Lens {
     if (token.text.trim() === "") option.setAttribute("aria-label", visible(token.text));
     this.tokens.push(token);
     this.element.append(option);
+  }
+
+  /** Show that the last token ended the answer and is no part of its text. */
+  markEnd() {
+    this.element.lastElementChild?.setAttribute("data-end", "");
   }
 
   /** @param {KeyboardEvent} event */
@@ -88,8 +95,17 @@ export class Lens {
     option.setAttribute("aria-selected", "true");
     option.setAttribute("tabindex", "0");
     this.inspector.replaceChildren(...explain(this.tokens[this.chosen], this.chosen));
-    this.inspector.hidden = false;
   }
+}
+
+/** @returns {Node} what the colours mean; shown until a token is looked at */
+function legend() {
+  const sample = (words, marks) => html("span", { class: "tint", ...marks }, words);
+  return html("p", { class: "quiet small" },
+    "The last loop made a token ", sample("more likely", { "data-level": 4 }), " or ",
+    sample("less likely", { "data-level": 4, "data-lowered": true }), ", or ",
+    sample("chose another one", { "data-decided": true }),
+    " than the loop before it. Point at a token, or move through them with the arrow keys.");
 }
 
 /** @param {LensToken} token @param {number} index @returns {Node[]} */
@@ -97,12 +113,13 @@ function explain(token, index) {
   const head = html("p", {}, `Token ${index + 1} `, html("code", {}, visible(token.text)), html("span", { class: "quiet" }, ` ${verdict(token)}`));
   const rows = token.logprobs.map((logprob, loop) => {
     const probability = Math.exp(logprob);
-    const meter = html("meter", { min: 0, max: 1, value: probability.toFixed(4), "aria-hidden": "true" });
+    const share = html("span");
+    share.style.width = `${100 * probability}%`;
     return html("tr", {},
       html("th", { scope: "row" }, `Loop ${loop}`),
       html("td", {}, html("code", {}, token.tops ? visible(token.tops[loop]) : "–")),
       html("td", { class: "number" }, percent(probability)),
-      html("td", {}, meter));
+      html("td", {}, html("span", { class: "probability", "aria-hidden": "true" }, share)));
   });
   const titles = html("tr", {},
     html("th", { scope: "col" }, "Loop"),

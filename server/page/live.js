@@ -51,12 +51,18 @@ export class Live extends EventTarget {
     this.#wasUp = up;
   }
 
-  /** @param {Error} failure @param {number} wait seconds */
+  /** @param {any} failure @param {number} wait seconds @returns {boolean} whether to go on asking */
   #onFailure(failure, wait) {
     this.#wasUp = false;
     if (!(failure instanceof ApiFailure)) console.error(failure);
-    showState(failure.status === 401 ? "needs a key" : failure.status ? "trouble" : "not reachable");
+    if (failure.status === 401) { // each try would count as an intruder's; a new key makes it go on
+      showState("needs a key");
+      say(byId("live-problem"), failure.message);
+      return false;
+    }
+    showState(failure.status ? "trouble" : "not reachable");
     say(byId("live-problem"), `${failure.message} Next try in ${wait} s.`);
+    return true;
   }
 }
 

@@ -117,14 +117,17 @@ export class Playground {
     const lens = byId("lens").checked ? new Lens(byId("inspector")) : null;
     const answer = document.createTextNode("");
     this.output.replaceChildren(html("span", { class: "given" }, prompt), lens ? lens.element : answer);
-    byId("inspector").hidden = true;
+    byId("inspector").hidden = lens === null;
+    let text = "";
     const wanted = lens ? { logprobs: 0, loop_logprobs: true } : {};
     for await (const piece of generation.pieces(this.api, "v1/completions", { ...body, ...wanted, prompt }, signal)) {
+      text += piece.text;
       this.#following(() => {
         if (lens) tokensOf(piece.choice).forEach((token) => lens.add(token));
         else answer.appendData(piece.text);
       });
     }
+    if (lens && generation.finish === "stop" && !text.endsWith(lens.tokens.at(-1)?.text ?? "")) lens.markEnd();
   }
 
   /** @param {Generation} generation @param {object} body @param {AbortSignal} signal */

@@ -9,7 +9,7 @@ export class Poller {
 
   /**
    * @param {() => Promise<void>} work
-   * @param {(failure: any, wait: number) => void} onFailure with the seconds to the next try
+   * @param {(failure: any, wait: number) => boolean} onFailure with the seconds to the next try, which there is if it says so
    * @param {number} [every] milliseconds
    * @param {number} [most] milliseconds that it waits at most after failures
    */
@@ -39,7 +39,7 @@ export class Poller {
     } catch (failure) {
       this.#failures += 1;
       wait = Math.min(this.every * 2 ** this.#failures, this.most);
-      this.onFailure(failure, wait / 1000);
+      if (!this.onFailure(failure, wait / 1000)) return;
     } finally {
       this.#busy = false;
     }

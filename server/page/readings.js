@@ -59,7 +59,7 @@ export class Readings {
    * @returns {number | null} growth per second
    */
   rate(name, seconds, end = this.#kept.length - 1) {
-    const span = this.#span(seconds, end);
+    const span = this.#span(seconds, end, name);
     if (span === null) return null;
     const growth = difference(span, name);
     return growth === null ? null : growth / (span.last.time - span.first.time);
@@ -73,7 +73,7 @@ export class Readings {
    * @returns {number | null} growth of one over that of the other; null if the other did not grow
    */
   ratio(above, below, seconds, end = this.#kept.length - 1) {
-    const span = this.#span(seconds, end);
+    const span = this.#span(seconds, end, above);
     if (span === null) return null;
     const [one, other] = [difference(span, above), difference(span, below)];
     return one === null || other === null || other <= 0 ? null : one / other;
@@ -93,10 +93,11 @@ export class Readings {
     return this.#kept[index]?.values[name] ?? null;
   }
 
-  #span(seconds, end) {
+  /** The oldest reading within the time that has the series, and the one at `end`. */
+  #span(seconds, end, name) {
     const last = this.#kept[end];
     if (last === undefined) return null;
-    const first = this.#kept.find((one) => one.time >= last.time - seconds - 0.5);
+    const first = this.#kept.find((one) => one.time >= last.time - seconds - 0.5 && one.values[name] !== null);
     return first === undefined || first.time >= last.time ? null : { first, last };
   }
 }

@@ -81,7 +81,10 @@ def test_whoever_declines_is_not_asked_by_every_poll(page: Watched) -> None:
     expect(page.page.get_by_role("dialog")).to_be_visible()
     page.page.keyboard.press("Escape")
     expect(page.page.get_by_role("dialog")).to_be_hidden()
+    asked: list[str] = []
+    page.page.on("request", lambda request: asked.append(request.url))
     page.page.wait_for_timeout(2500)
+    assert asked == [], "a 401 a second would look like an attack"
     expect(page.page.get_by_role("dialog")).to_be_hidden()
     page.set(max_tokens=4)
     page.send("x = ")

@@ -1,5 +1,6 @@
 """The live panels: what they show of a real server, and of series that are given to them."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,7 @@ class Scrapes:
 
 
 def test_the_panels_fill_while_a_real_server_works(page: Watched) -> None:
-    page.set(max_tokens=1200, temperature=1, seed=3)
+    page.set(max_tokens=1200, temperature=2, seed=1)
     page.begin("def f():")
     legend = panel(page, "Tokens per second").locator(".legend li")
     expect(legend.nth(0)).to_contain_text("generated")
@@ -67,6 +68,9 @@ def test_the_panels_fill_while_a_real_server_works(page: Watched) -> None:
     expect(legend.nth(0).locator("b")).not_to_have_text("0")
     expect(panel(page, "Latency, mean").locator(".legend b").nth(0)).to_contain_text("s")
     expect(panel(page, "Loops").locator("tbody tr")).to_have_count(2)
+    expect(panel(page, "Blocks of the cache").get_by_role("img")).to_have_attribute(
+        "aria-label", re.compile("blocks: [1-9]")
+    )
     page.at("#stop").click()
     expect(panel(page, "Sequences").locator(".legend b").nth(0)).to_have_text("0")
     lines = panel(page, "Tokens per second").locator("path.line-0")
@@ -97,6 +101,77 @@ def test_memory_beside_both_baselines(page: Watched) -> None:
         memory.locator(f".part.{kind}").evaluate(width) for kind in ("shared", "sequential")
     )
     assert shared / sequential == pytest.approx(0.5, abs=0.02)
+
+
+CACHE = {
+    "block_size": 16,
+    "num_blocks": 12,
+    "blocks_per_cell": 2,
+    "states": [
+        {"state": "held", "group": "shared", "loop": 0, "blocks": 5},
+        {"state": "held", "group": "window", "loop": 1, "blocks": 2},
+        {"state": "cached", "group": "shared", "loop": 0, "blocks": 3},
+        {"state": "cached", "group": "window", "loop": 1, "blocks": 1},
+        {"state": "free", "group": None, "loop": None, "blocks": 1},
+    ],
+    "cells": [0, 0, 1, 2, 3, 4],
+}
+PIXELS = """canvas => {
+  const copy = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  return [0, 1, 2, 3, 4, 5].map((cell) => [...copy.getImageData(cell * 11 + 4, 4, 1, 1).data].join(" "));
+}"""
+
+
+def test_the_block_map(page: Watched) -> None:
+    page.page.route("**/cache", lambda route: route.fulfill(json=CACHE))
+    blocks = panel(page, "Blocks of the cache")
+    picture = blocks.get_by_role("img")
+    expect(picture).to_have_attribute(
+        "aria-label", "12 blocks: 5 shared, 2 windows, 4 kept for reuse, 1 free."
+    )
+    expect(blocks.locator(".legend b")).to_have_text(["5", "2", "4", "1"])
+    expect(blocks).to_contain_text("A square is 2 blocks")
+    colours = picture.evaluate(PIXELS)
+    assert colours[0] == colours[1]
+    assert colours[3] == colours[4]
+    assert len(set(colours)) == 4
+
+
+def test_the_block_map_follows_the_theme(page: Watched) -> None:
+    page.page.route("**/cache", lambda route: route.fulfill(json=CACHE))
+    picture = panel(page, "Blocks of the cache").get_by_role("img")
+    expect(picture).to_have_attribute("aria-label", re.compile("^12 blocks"))
+    page.at("#theme").click()
+    light = picture.evaluate(PIXELS)
+    page.at("#theme").click()
+    assert picture.evaluate(PIXELS) != light
+
+
+@pytest.mark.parametrize("cells", [1, 50, 675, 4096])
+@pytest.mark.parametrize("width", [280, 600])
+def test_a_map_of_any_size_fits(page: Watched, cells: int, width: int) -> None:
+    fitted = page.run(
+        "blocks.js", "return it.grid(argument.width, argument.cells);", {"width": width, "cells": cells}
+    )
+    assert fitted["columns"] * fitted["step"] <= width
+    assert fitted["height"] <= 150
+    assert 3 <= fitted["step"] <= 11
+
+
+def test_a_failing_map_is_its_panels_trouble_alone(page: Watched) -> None:
+    page.expected.append("Failed to load resource")
+    asked: list[str] = []
+
+    def fail(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=503, json={"error": {"message": "The engine is busy."}})
+
+    page.page.route("**/cache", fail)
+    expect(panel(page, "Blocks of the cache")).to_contain_text("The engine is busy.")
+    page.page.wait_for_timeout(2500)
+    assert len(asked) == 1
+    expect(page.at("#state")).to_have_text("ready")
 
 
 def test_signals_of_the_loops(page: Watched) -> None:

@@ -88,7 +88,7 @@ def test_a_chat_remembers_what_was_said(page: Watched) -> None:
 def test_stopping_ends_the_work_in_the_engine(page: Watched, server: LiveServer, how: str) -> None:
     aborted = 'loopserve_request_success_total{finished_reason="abort"}'
     before = metric(server, aborted)
-    page.set(max_tokens=1900, temperature=1, seed=1)
+    page.set(max_tokens=1900, temperature=2, seed=1)
     page.begin(PROMPT)
     expect(page.at(".token").nth(10)).to_be_visible()
     if how == "Escape":
@@ -263,6 +263,18 @@ def test_events_are_read_however_the_bytes_are_cut(page: Watched, size: int) -> 
     """
     read = page.run("sse.js", body, {"text": text, "size": size})
     assert read == ['{"a": "grüße 😀"}', "one\ntwo", "[DONE]"]
+
+
+def test_a_stream_that_breaks(page: Watched) -> None:
+    body = """
+      const stream = new ReadableStream({ pull(control) { control.error(new TypeError("network error")); } });
+      try {
+        for await (const data of it.eventData(stream)) return data;
+      } catch (failure) {
+        return failure.message;
+      }
+    """
+    assert page.run("sse.js", body) == "The connection broke before the answer ended."
 
 
 def test_behind_a_path_prefix(page: Watched, server: LiveServer) -> None:
