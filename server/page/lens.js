@@ -3,7 +3,7 @@
 import { html } from "./dom.js";
 import { figures, percent } from "./format.js";
 
-const STRONG = 3; // nats from which on a token gets the full colour
+const STRONG = 4; // nats from which on a token gets the full colour
 const STEPS = 5;
 
 /**

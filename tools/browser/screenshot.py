@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import httpx
 from playwright.sync_api import Browser, expect
@@ -16,6 +17,8 @@ from playwright.sync_api import Browser, expect
 from server.settings import DEMO_MODEL
 from tests.server.live import live_server
 from tools.browser.chromium import chromium
+
+Scheme = Literal["light", "dark"]
 
 LOAD_SECONDS = 25
 CLIENTS = 3
@@ -42,7 +45,7 @@ def main() -> None:
         take(browser, server.url, options.picture, options.scheme, options.width)
 
 
-def take(browser: Browser, url: str, picture: Path, scheme: str, width: int) -> None:
+def take(browser: Browser, url: str, picture: Path, scheme: Scheme, width: int) -> None:
     """Complete a prompt, look at a token, wait until the charts have something to show."""
     with browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}) as context:
         page = context.new_page()
