@@ -187,7 +187,7 @@ def test_a_server_without_a_baseline_says_so(page: Watched) -> None:
     Scrapes(page, "loopserve_engine_up 1.0\nloopserve_num_requests_running 0.0\n")
     expect(panel(page, "Decode pass")).to_contain_text("not available")
     expect(panel(page, "Cache of live sequences")).to_contain_text("not available")
-    expect(panel(page, "Loops")).to_contain_text("not available")
+    expect(panel(page, "Loops")).to_contain_text("not been sampled")
     expect(panel(page, "Decode pass").get_by_role("img")).to_be_hidden()
 
 
