@@ -1,7 +1,7 @@
 // What live sequences hold in the cache, beside what other layouts would hold; and what the loops do.
 
 import { html } from "./dom.js";
-import { bytes, count, figures, percent } from "./format.js";
+import { bytes, count, figures, percent, plural } from "./format.js";
 import { panel } from "./panels.js";
 
 /** @typedef {import("./metrics.js").Metrics} Metrics */
@@ -64,7 +64,7 @@ export class MemoryPanel {
     }
     const room = (layout) => metrics.get("kv_cache_sequences", { layout, length: "max_model_len" });
     if (room("shared") !== null && room("sequential") !== null) {
-      parts.push(`At full length ${count(room("shared"))} sequences fit; with a cache per loop, ${count(room("sequential"))}.`);
+      parts.push(`There is room for ${plural(room("shared"), "sequence")} of full length; with a cache per loop, for ${count(room("sequential"))}.`);
     }
     return parts.join(" ");
   }

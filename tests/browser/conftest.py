@@ -107,7 +107,6 @@ class Watched:
         return self.page.evaluate(script, argument)
 
     def check(self) -> None:
-        self.expected.append("404")  # TEMPORARY
         unexpected = [text for text in self.console if not any(re.search(one, text) for one in self.expected)]
         assert unexpected == []
         assert self.elsewhere == []

@@ -50,6 +50,10 @@ def test_every_token_shows_what_each_loop_gave_it(shown: Watched, server: LiveSe
             expect(rows.nth(loop).locator("th")).to_have_text(f"Loop {loop}")
             wanted = percent(shown, math.exp(choice["loop_logprobs"][index][loop]))
             expect(rows.nth(loop).locator(".number")).to_have_text(wanted)
+            top = choice["loop_tokens"][index][loop]
+            expect(rows.nth(loop).locator("code")).to_have_text(top.replace(" ", "␣").replace("\n", "↵"))
+    marked = shown.page.eval_on_selector_all(".token", "all => all.map(one => 'decided' in one.dataset)")
+    assert marked == [tops[-1] != tops[-2] for tops in choice["loop_tokens"]]
 
 
 def test_the_more_the_last_loop_changed_the_stronger_the_colour(shown: Watched, server: LiveServer) -> None:

@@ -95,7 +95,7 @@ def test_memory_beside_both_baselines(page: Watched) -> None:
     expect(memory.locator("dd b")).to_have_text(["9 MiB", "16 MiB", "8 MiB"])
     expect(memory).to_contain_text("shared 8 MiB, window of loop 1 1 MiB, carry of loop 0 1 KiB.")
     expect(memory).to_contain_text("44 % less than with a cache per loop.")
-    expect(memory).to_contain_text("At full length 30 sequences fit; with a cache per loop, 16.")
+    expect(memory).to_contain_text("room for 30 sequences of full length; with a cache per loop, for 16.")
     width = "element => element.getBoundingClientRect().width"
     shared, sequential = (
         memory.locator(f".part.{kind}").evaluate(width) for kind in ("shared", "sequential")

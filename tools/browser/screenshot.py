@@ -80,7 +80,11 @@ def load(url: str) -> Iterator[None]:
 def _ask(url: str, over: threading.Event, seed: int) -> None:
     with httpx.Client(timeout=60) as client:
         for turn in itertools.count(seed):
-            body = {"prompt": PROMPTS[turn % len(PROMPTS)], "max_tokens": 60 + 90 * (turn % 4), "seed": turn}
+            body = {
+                "prompt": PROMPTS[turn % len(PROMPTS)],
+                "max_tokens": 200 + 150 * (turn % 4),
+                "seed": turn,
+            }
             client.post(f"{url}/v1/completions", json=body).raise_for_status()
             if over.wait(0.2 + 0.5 * (turn % 3)):
                 return
