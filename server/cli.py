@@ -88,6 +88,7 @@ def serve(
     sse_keep_alive: Annotated[float | None, _option("sse_keep_alive", SERVER, "SECONDS")] = None,
     metrics_compat: Annotated[str | None, _option("metrics_compat", SERVER, "none|vllm")] = None,
     histogram_buckets: Annotated[str | None, _option("histogram_buckets", SERVER, "JSON")] = None,
+    page: Annotated[bool | None, _option("page", SERVER)] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
@@ -149,7 +150,8 @@ def serve(
     --allowed-host by LOOPSERVE_ALLOWED_HOSTS).
 
     Without an API key, everybody who reaches the port may use the server;
-    with one, everything but /health and /ready needs it.
+    with one, everything but /health, /ready and the files of the page
+    needs it.
 
     Exit codes: 0 after a signal, 1 if the engine process can't be started on
     this machine, 2 for a wrong option or model, 70 if the engine kept failing.

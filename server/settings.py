@@ -110,6 +110,7 @@ class Settings(LimitSettings):
         description="JSON object: bounds of histograms by name, such as "
         '{"time_to_first_token_seconds": [0.1, 0.5, 2]}. A latency goal should be one of them.',
     )
+    page: bool = Field(True, description="Serve a page to look at under /: a playground and live panels.")
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
