@@ -6,8 +6,9 @@ BIN := .venv/bin
 LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instructor pydantic-ai anthropic \
 	llm-comply continue
 
-.PHONY: install serve test lint format clients prometheus dashboards compatibility bench bench-peers bench-full-size \
-	compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash soak timing key-timing \
+.PHONY: install serve test lint format clients prometheus dashboards browser screenshot compatibility bench bench-peers \
+	bench-full-size compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash \
+	soak timing key-timing \
 	fuzz-checkpoint exactness mutation clean
 
 install: .venv/installed
@@ -24,7 +25,7 @@ install: .venv/installed
 serve: install            ## serve the bundled demo model on 127.0.0.1:8000
 	$(BIN)/loopserve serve models/demo
 
-test: lint clients prometheus build/grafana-schema/installed   ## lint, types and the whole test suite
+test: lint clients prometheus build/grafana-schema/installed browser   ## lint, types and the whole test suite
 	$(BIN)/pytest
 
 lint: .venv/installed-test
@@ -50,6 +51,12 @@ build/grafana-schema/installed: tools/dashboards/schema/package-lock.json
 
 dashboards: .venv/installed-test   ## write deploy/grafana/dashboards from tools/dashboards
 	$(BIN)/python -m tools.dashboards
+
+browser:                  ## Chromium for the tests of the page; as root on Debian it is installed
+	sh tools/browser/install.sh
+
+screenshot: .venv/installed-test browser   ## docs/page.png
+	$(BIN)/python -m tools.browser.screenshot docs/page.png
 
 compatibility: .venv/installed-test   ## all clients against a running server, docs/compatibility.md; 15 minutes, 4 GB
 	PYTHON=$(BIN)/python sh tools/compatibility/install.sh build/clients

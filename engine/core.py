@@ -18,7 +18,15 @@ from engine.grammar_state import GrammarState
 from engine.isolated_pass import Pass, engine_works, run_pass
 from engine.isolation import Boundary, Failure, Stage, failure_text, is_fatal
 from engine.loading import LoadedModel, load_model
-from engine.messages import Calibrated, DecodeTimes, EngineReady, EngineStats, Request, RequestOutput
+from engine.messages import (
+    Calibrated,
+    DecodeTimes,
+    EngineReady,
+    EngineStats,
+    Request,
+    RequestOutput,
+    StepShape,
+)
 from engine.options import EngineOptions
 from engine.sampler import Sample, SamplingState
 from engine.sampling_params import (
@@ -67,6 +75,7 @@ class EngineCore:
         self.active: dict[str, ActiveRequest] = {}
         self.rows_total = [0] * model.config.loops.num_loops
         self.admitted: list[str] = []
+        self.shape = StepShape()
         self.isolated_errors = 0
         self.failed_steps = 0
 
@@ -186,13 +195,14 @@ class EngineCore:
         for sequence in plan.preempted:
             self.active[sequence.sequence_id].loop_logits.clear()
         if not plan.segments:
+            self.shape = StepShape()
             return outputs
         computed = self._run(plan)
         sampled = sample_sequences(computed.result, self.active)
         failures = computed.failures + sampled.failures
         outputs += self._end_failed(failures)
         kept = self._without(plan, failures)
-        self._count_rows(kept)
+        self._count_rows(plan, kept)
         new_tokens = {
             sequence: sample.token
             for sequence, sample in sampled.samples.items()
@@ -296,12 +306,14 @@ class EngineCore:
             rows_total=list(self.rows_total),
             admitted=self.admitted,
             isolated_errors_total=self.isolated_errors,
+            step=self.shape,
             decode=DecodeTimes() if self.baseline is None else self.baseline.times,
         )
 
-    def _count_rows(self, plan: StepPlan) -> None:
-        for segment in plan.segments:
-            self.rows_total[segment.loop] += segment.num_rows
+    def _count_rows(self, plan: StepPlan, kept: StepPlan) -> None:
+        rows = kept.rows_by_loop(len(self.rows_total))
+        self.rows_total = [total + new for total, new in zip(self.rows_total, rows, strict=True)]
+        self.shape = StepShape(phase=plan.phase, rows=rows)
 
     def _output(self, sequence: Sequence, sample: Sample | None) -> RequestOutput:
         """Report a sequence's step and end the sequence if this was its last."""

@@ -20,6 +20,7 @@ from engine.messages import (
     RequestOutput,
     Shutdown,
     StepOutputs,
+    StepShape,
     ToEngine,
 )
 
@@ -122,10 +123,9 @@ def _patience(core: Core) -> float:
 
 
 def _stats(core: Core, step_seconds: float) -> EngineStats:
-    """The core's stats; without a step, its last step's admissions were reported before and must not count twice."""
-    stats = core.stats()
-    admitted = stats.admitted if step_seconds else []
-    return msgspec.structs.replace(stats, step_seconds=step_seconds, admitted=admitted)
+    """The core's stats; without a step, what its last step did was reported before and must not count twice."""
+    stats = msgspec.structs.replace(core.stats(), step_seconds=step_seconds)
+    return stats if step_seconds else msgspec.structs.replace(stats, admitted=[], step=StepShape())
 
 
 def _apply(

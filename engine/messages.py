@@ -107,6 +107,18 @@ class DecodeTimes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     shadow_sequential_seconds: float = 0.0
 
 
+class StepShape(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What one step computed.
+
+    Attributes:
+        phase: "prefill", "decode", "mixed"; "" if there was nothing to compute.
+        rows: by loop, without those of requests that failed.
+    """
+
+    phase: str = ""
+    rows: list[int] = []
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """State and running totals of the engine after a step. `*_total` only ever grow.
 
@@ -118,6 +130,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         admitted: ids of requests that left the queue for the first time in this step.
         isolated_errors_total: requests ended by an exception of ours that was kept from hurting others.
         decode: what decode passes took, and would have taken.
+        step: what this step computed.
     """
 
     running: int = 0
@@ -136,6 +149,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     admitted: list[str] = []
     isolated_errors_total: int = 0
     decode: DecodeTimes = DecodeTimes()
+    step: StepShape = StepShape()
 
 
 class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):

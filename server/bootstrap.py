@@ -48,7 +48,7 @@ def build_state(settings: Settings) -> AppState:
             config.vocab_size - 1,
         )
     template = template_of(tokenizer, given_template)
-    metrics = ServerMetrics(package_version())
+    metrics = ServerMetrics(package_version(), buckets=settings.histogram_buckets)
     calibration = CalibrationState()
     client = EngineClient(
         host_factory(settings, model_dir, calibration),
@@ -67,6 +67,7 @@ def build_state(settings: Settings) -> AppState:
         grammars=GrammarTrial(
             [str(model_dir), str(config.vocab_size), ",".join(map(str, config.eos_token_ids))],
             settings.grammar_timeout,
+            on_trial=metrics.on_grammar,
         ),
         tokenizer=tokenizer,
         model_name=settings.model_name,

@@ -86,6 +86,9 @@ def serve(
     request_timeout: Annotated[float | None, _option("request_timeout", SERVER, "SECONDS")] = None,
     grammar_timeout: Annotated[float | None, _option("grammar_timeout", SERVER, "SECONDS")] = None,
     sse_keep_alive: Annotated[float | None, _option("sse_keep_alive", SERVER, "SECONDS")] = None,
+    metrics_compat: Annotated[str | None, _option("metrics_compat", SERVER, "none|vllm")] = None,
+    histogram_buckets: Annotated[str | None, _option("histogram_buckets", SERVER, "JSON")] = None,
+    page: Annotated[bool | None, _option("page", SERVER)] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
@@ -147,7 +150,8 @@ def serve(
     --allowed-host by LOOPSERVE_ALLOWED_HOSTS).
 
     Without an API key, everybody who reaches the port may use the server;
-    with one, everything but /health and /ready needs it.
+    with one, everything but /health, /ready and the files of the page
+    needs it.
 
     Exit codes: 0 after a signal, 1 if the engine process can't be started on
     this machine, 2 for a wrong option or model, 70 if the engine kept failing.
@@ -231,4 +235,4 @@ def _serve(settings: Settings) -> int:
         curl = curl_line(address, state.model_name, with_key=with_keys)
         announcement = f"Ready on {address}. Try:\n  {curl}"
         reload = KeyReload(settings, keys, state.key_limits)
-        return asyncio.run(run_server(app, state.client, listening, settings, announcement, reload))
+        return asyncio.run(run_server(app, state, listening, settings, announcement, reload))

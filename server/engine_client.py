@@ -329,7 +329,7 @@ class EngineClient:
             return
         self._stats = message.stats
         if message.stats.step_seconds > 0:
-            self._observer.on_step(message.stats.step_seconds)
+            self._observer.on_step(message.stats.step_seconds, message.stats.step)
         for request_id in message.stats.admitted:
             if request_id in self._streams:
                 stream = self._streams[request_id]

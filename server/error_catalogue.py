@@ -135,7 +135,8 @@ INVALID_API_KEY = ErrorKind(
     INVALID_REQUEST,
     "invalid_api_key",
     "Missing or incorrect API key. Send it as 'Authorization: Bearer KEY'.",
-    "The server has keys and the request shows none, or one that is wrong. Every path but `/health` and `/ready`.",
+    "The server has keys and the request shows none, or one that is wrong. Every path but `/health`, "
+    "`/ready` and the files of the page.",
 )
 NOT_FOUND = ErrorKind(404, INVALID_REQUEST, None, "There is nothing at this path.", "No such endpoint.")
 MODEL_NOT_FOUND = ErrorKind(

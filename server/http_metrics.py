@@ -1,11 +1,12 @@
 """Counts and times HTTP requests by method, route and status."""
 
 import time
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.metrics import E2E_BUCKETS
+from server.metric_buckets import Bounds
 
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
@@ -13,7 +14,7 @@ _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"
 class HttpSeries:
     """The HTTP series on one registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, bounds: Mapping[str, Bounds]) -> None:
         self.requests = Counter(
             "loopserve_http_requests",
             "HTTP responses by route and status.",
@@ -24,7 +25,7 @@ class HttpSeries:
             "loopserve_http_request_duration_seconds",
             "Request to end of response, streams included.",
             ["method", "path"],
-            buckets=E2E_BUCKETS,
+            buckets=bounds["http_request_duration_seconds"],
             registry=registry,
         )
         self.active = Gauge(

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from server.errors import SettingsError
@@ -26,6 +27,9 @@ class Listener(socket.socket):
 
     asyncio would leave them waiting, log thousands of lines per second about it and try again a second later. One
     descriptor in reserve is enough to accept a client and close the connection.
+
+    Attributes:
+        on_turned_away: called for each such client.
     """
 
     def __init__(self, listening: socket.socket) -> None:
@@ -33,6 +37,7 @@ class Listener(socket.socket):
         super().__init__(listening.family, listening.type, listening.proto, listening.detach())
         self._reserve = os.open(os.devnull, os.O_RDONLY)
         self._warned = -WARN_EVERY_S
+        self.on_turned_away: Callable[[], None] = lambda: None
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection, which sends what it is given at once.
@@ -62,6 +67,7 @@ class Listener(socket.socket):
         super().close()
 
     def _turn_away(self) -> None:
+        self.on_turned_away()
         if time.monotonic() - self._warned >= WARN_EVERY_S:
             self._warned = time.monotonic()
             logger.warning("out of file descriptors; connections are closed. Raise the limit (ulimit -n).")

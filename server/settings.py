@@ -28,6 +28,7 @@ from server.host_check import allowed_host
 from server.key_file import is_sendable, read_keys
 from server.key_limits import KeyQuota
 from server.limit_settings import LimitSettings, SizeInBytes
+from server.model_metrics import MetricsCompat
 from server.text_file import read_text
 
 ENV_PREFIX = "LOOPSERVE_"
@@ -101,6 +102,15 @@ class Settings(LimitSettings):
         le=3600,
         description="Seconds without an event after which a stream gets a comment; 0 for never.",
     )
+    metrics_compat: MetricsCompat = Field(
+        "none", description="Also export the gauges that routers read under another server's names."
+    )
+    histogram_buckets: Annotated[dict[str, list[float]], NoDecode] = Field(
+        {},
+        description="JSON object: bounds of histograms by name, such as "
+        '{"time_to_first_token_seconds": [0.1, 0.5, 2]}. A latency goal should be one of them.',
+    )
+    page: bool = Field(True, description="Serve a page to look at under /: a playground and live panels.")
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -214,9 +224,9 @@ class Settings(LimitSettings):
         hosts = value.split(",") if isinstance(value, str) else value
         return tuple(allowed_host(str(host)) for host in hosts) if isinstance(hosts, list | tuple) else hosts
 
-    @field_validator("model_overrides", mode="before")
+    @field_validator("model_overrides", "histogram_buckets", mode="before")
     @classmethod
-    def _parse_overrides(cls, value: object) -> object:
+    def _parse_json(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         try:

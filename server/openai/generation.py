@@ -10,8 +10,8 @@ from engine.errors import is_isolable
 from engine.messages import RequestOutput, TokenLogprob
 from server.detokenize import TextAssembler
 from server.engine_streams import EngineStream
-from server.metrics import RequestMetrics
 from server.openai.errors import engine_error
+from server.request_metrics import RequestMetrics
 from server.state import AppState
 
 DECODER_CONTEXT = 64
@@ -162,7 +162,7 @@ def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metr
     """Turn one engine output into text, and decide whether a stop string ends the choice here."""
     if output.finish_reason == "error":
         raise engine_error(output)
-    metrics.on_token(len(output.token_ids))
+    metrics.on_token(len(output.token_ids), output.cached_tokens)
     delta = Delta(
         choice.index,
         token_ids=output.token_ids,

@@ -14,6 +14,7 @@ from engine.messages import (
     EngineStats,
     Request,
     RequestOutput,
+    StepShape,
 )
 from engine.options import EngineOptions
 from engine.sampling_params import SamplingParams
@@ -124,6 +125,7 @@ class FakeCore:
             steps_total=self.steps,
             rows_total=[self.rows] * FAKE_LOOPS,
             admitted=self.admitted,
+            step=StepShape(phase="decode", rows=[1] * FAKE_LOOPS),
         )
 
     def _advance(self, request: Request, done: int) -> RequestOutput:

@@ -20,6 +20,7 @@ from engine.messages import (
     RequestOutput,
     Shutdown,
     StepOutputs,
+    StepShape,
     ToEngine,
 )
 from engine.options import EngineOptions
@@ -102,6 +103,8 @@ def test_abort_stops_output_and_reports_idle() -> None:
     assert script.steps[-1].stats.running == 0
     assert script.steps[-1].stats.step_seconds == 0
     assert [step.stats.admitted for step in script.steps] == [["a"], []], "an admission is reported once"
+    assert script.steps[0].stats.step.rows
+    assert script.steps[-1].stats.step == StepShape(), "nor is a step"
 
 
 def test_exception_in_step_is_fatal_and_says_so() -> None:

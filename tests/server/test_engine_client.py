@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine.errors import EngineDeadError, InvalidRequestError
-from engine.messages import Abort, EngineFailed, EngineStats, RequestOutput
+from engine.messages import Abort, EngineFailed, EngineStats, RequestOutput, StepShape
 from server.admission import AdmissionLimits
 from server.engine_client import MAX_RESTARTS, RESTART_WINDOW_S, EngineClient, EngineState
 from server.engine_totals import totals_only, with_past
@@ -265,11 +265,14 @@ def test_steps_and_queue_times_are_observed() -> None:
         stream = asyncio.create_task(collect(client, "a"))
         await settle()
         clock.now += 3.0
-        hosts.last.say(token("a", 1, "length"), stats=EngineStats(step_seconds=1.0, admitted=["a", "gone"]))
+        step = StepShape(phase="decode", rows=[3, 2])
+        stats = EngineStats(step_seconds=1.0, step=step, admitted=["a", "gone"])
+        hosts.last.say(token("a", 1, "length"), stats=stats)
         await stream
 
     metrics = run(scenario, clock=clock)
-    assert metrics.registry.get_sample_value("loopserve_step_seconds_sum") == 1.0
+    assert metrics.registry.get_sample_value("loopserve_step_seconds_sum", {"phase": "decode"}) == 1.0
+    assert metrics.registry.get_sample_value("loopserve_step_rows_sum", {"loop": "1"}) == 2.0
     assert metrics.registry.get_sample_value("loopserve_request_queue_time_seconds_sum") == 2.0
     assert metrics.registry.get_sample_value("loopserve_request_queue_time_seconds_count") == 1
 

@@ -1,6 +1,7 @@
 """Metrics: what is counted when, and that a Prometheus parser reads it."""
 
 import asyncio
+from typing import get_args
 
 import msgspec
 import pytest
@@ -9,12 +10,14 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from engine.messages import EngineReady, EngineStats
+from engine.messages import EngineReady, EngineStats, StepShape
 from server.admission import Admission, AdmissionLimits
 from server.engine_client import EngineState
 from server.engine_metrics import EngineCollector
+from server.errors import RequestTimeoutError, UnavailableError
 from server.http_metrics import HttpMetricsMiddleware, HttpSeries
 from server.metrics import ServerMetrics
+from server.request_metrics import CancelReason
 from tests.engine.fake_core import FakeCore
 from tests.server.asgi import call, echo
 
@@ -63,9 +66,9 @@ def test_a_completed_request() -> None:
     with metrics.request() as request:
         request.on_start(prompt_tokens=12)
         clock.now = 0.5
-        request.on_token()
+        request.on_token(1, cached_tokens=4)
         clock.now = 0.7
-        request.on_token(2)
+        request.on_token(2, cached_tokens=4)
         request.on_token(0)
         clock.now = 1.0
         request.on_finish("stop")
@@ -77,24 +80,70 @@ def test_a_completed_request() -> None:
     assert value(metrics, "time_to_first_token_seconds_sum") == 0.5
     assert value(metrics, "inter_token_latency_seconds_sum") == pytest.approx(0.1)
     assert value(metrics, "e2e_request_latency_seconds_sum") == 1.0
+    assert value(metrics, "prompt_tokens_cached_total") == 4
+    assert value(metrics, "request_decode_time_seconds_sum") == pytest.approx(0.2)
+    assert value(metrics, "request_time_per_output_token_seconds_sum") == pytest.approx(0.1)
+    assert cancelled(metrics) == {}
+
+
+def cancelled(metrics: ServerMetrics) -> dict[str, float]:
+    """Counts above zero."""
+    counts = {
+        reason: value(metrics, "requests_cancelled_total", reason=reason) for reason in get_args(CancelReason)
+    }
+    return {reason: count for reason, count in counts.items() if count}
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
-    [(ValueError(), "error"), (asyncio.CancelledError(), "abort"), (GeneratorExit(), "abort")],
+    ("error", "reason", "cancelled_by"),
+    [
+        (ValueError(), "error", {}),
+        (asyncio.CancelledError(), "abort", {"disconnect": 1}),
+        (GeneratorExit(), "abort", {"disconnect": 1}),
+        (RequestTimeoutError("late"), "error", {"timeout": 1}),
+        (UnavailableError("shutting down", retry_after=1), "error", {"drain": 1}),
+        (UnavailableError("late", retry_after=1, code="queue_timeout"), "error", {}),
+    ],
 )
-def test_a_request_left_by_an_exception_is_counted(error: BaseException, reason: str) -> None:
+def test_a_request_left_by_an_exception_is_counted(
+    error: BaseException, reason: str, cancelled_by: dict[str, float]
+) -> None:
     metrics = ServerMetrics("1")
     with pytest.raises(type(error)), metrics.request():
         raise error
     assert value(metrics, "request_success_total", finished_reason=reason) == 1
     assert value(metrics, "e2e_request_latency_seconds_count") == 0
+    assert cancelled(metrics) == cancelled_by
+
+
+def test_a_request_that_ended_by_itself_was_not_cancelled() -> None:
+    metrics = ServerMetrics("1")
+    error = GeneratorExit()
+    request = metrics.request()
+    request.on_finish("stop")
+    request.__exit__(GeneratorExit, error, None)
+    assert cancelled(metrics) == {}
+
+
+def test_steps_by_phase_and_rows_by_loop() -> None:
+    metrics = ServerMetrics("1")
+    metrics.on_step(0.5, StepShape(phase="mixed", rows=[9, 0, 2]))
+    metrics.on_step(0.25, StepShape(phase="decode", rows=[1, 1, 1]))
+    metrics.on_step(0.1, StepShape())  # nothing was computed
+    assert value(metrics, "step_seconds_sum", phase="mixed") == 0.5
+    assert value(metrics, "step_seconds_count", phase="decode") == 1
+    assert value(metrics, "step_seconds_count", phase="prefill") == 0
+    sums = [value(metrics, "step_rows_sum", loop=loop) for loop in "012"]
+    assert sums == [10, 1, 3]
+    assert value(metrics, "step_rows_count", loop="1") == 1, (
+        "a step without rows of the loop is no step of it"
+    )
 
 
 def test_engine_counts_are_exported_and_everything_parses() -> None:
     metrics = ServerMetrics("1.2.3")
     metrics.registry.register(EngineCollector(FakeSource(FakeCore().ready(), STATS)))
-    HttpSeries(metrics.registry)
+    HttpSeries(metrics.registry, metrics.bounds)
     expected = {
         ("num_requests_running",): 3,
         ("num_requests_waiting",): 1,
@@ -150,7 +199,7 @@ def test_the_self_check_is_exported_if_it_was_done(found: bool | None, exported:
 
 def test_http_series_count_failures_and_bound_their_labels() -> None:
     metrics = ServerMetrics("1")
-    series = HttpSeries(metrics.registry)
+    series = HttpSeries(metrics.registry, metrics.bounds)
 
     async def broken(scope: object, receive: object, send: object) -> None:
         raise RuntimeError("broken")
