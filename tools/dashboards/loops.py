@@ -177,7 +177,7 @@ _MEMORY: tuple[Panel, ...] = (
 _WORTH: tuple[Panel, ...] = (
     Lines(
         "Rows per step by loop",
-        "Mean number of rows that a pass computes for each loop.",
+        "Rows of each loop in passes that have any of it.",
         "short",
         (
             Query(mean("step_rows", by="loop"), "loop {{loop}}, mean"),
