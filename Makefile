@@ -6,8 +6,9 @@ BIN := .venv/bin
 LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instructor pydantic-ai anthropic \
 	llm-comply continue
 
-.PHONY: install serve test lint format clients browser screenshot compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate attack attack-disconnects attack-peers overload drain crash soak timing key-timing \
+.PHONY: install serve test lint format clients prometheus dashboards browser screenshot compatibility bench bench-peers \
+	bench-full-size compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash \
+	soak timing key-timing \
 	fuzz-checkpoint exactness mutation clean
 
 install: .venv/installed
@@ -24,7 +25,7 @@ install: .venv/installed
 serve: install            ## serve the bundled demo model on 127.0.0.1:8000
 	$(BIN)/loopserve serve models/demo
 
-test: lint clients browser   ## lint, types and the whole test suite
+test: lint clients prometheus build/grafana-schema/installed browser   ## lint, types and the whole test suite
 	$(BIN)/pytest
 
 lint: .venv/installed-test
@@ -38,6 +39,18 @@ format: .venv/installed-test
 
 clients: .venv/installed-test   ## real clients for the tests, each in an environment under build/clients; needs npm
 	PYTHON=$(BIN)/python sh tools/compatibility/install.sh build/clients $(LIGHT_CLIENTS)
+
+prometheus:               ## Debian's prometheus and promtool for the tests, unpacked under build/prometheus; needs apt-get
+	sh tools/prometheus/install.sh build/prometheus
+
+build/grafana-schema/installed: tools/dashboards/schema/package-lock.json
+	mkdir -p $(@D)
+	cp tools/dashboards/schema/package.json tools/dashboards/schema/package-lock.json $(@D)
+	cd $(@D) && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+dashboards: .venv/installed-test   ## write deploy/grafana/dashboards from tools/dashboards
+	$(BIN)/python -m tools.dashboards
 
 browser:                  ## Chromium for the tests of the page; as root on Debian it is installed
 	sh tools/browser/install.sh
