@@ -262,7 +262,10 @@ class EngineCore:
     def _give_up(self, request_id: str, stage: Stage, error: BaseException) -> str:
         """Forget a request that something broke on; returns what to tell the client."""
         self.isolated_errors += 1
-        logger.error("request %s failed alone in its %s stage", request_id, stage, exc_info=error)
+        extra = {"request_id": request_id}
+        logger.error(
+            "request %s failed alone in its %s stage", request_id, stage, exc_info=error, extra=extra
+        )
         traceback.clear_frames(error.__traceback__)  # a pass's tensors would live as long as the error
         self.abort(request_id)
         return failure_text(stage)

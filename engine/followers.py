@@ -20,6 +20,7 @@ import torch
 
 from engine.child_process import import_path
 from engine.errors import EngineDeadError, ModelError
+from engine.log_format import log_format_in_use
 from engine.options import EngineOptions
 from engine.rank_group import RankGroup
 from engine.rank_link import (
@@ -144,7 +145,15 @@ class Followers:
             store = Path(directory) / "store"
             level = logging.getLogger().level
             for follower in self._followers:
-                follower.send(Join(options=options, rank=follower.rank, store=str(store), log_level=level))
+                follower.send(
+                    Join(
+                        options=options,
+                        rank=follower.rank,
+                        store=str(store),
+                        log_level=level,
+                        log_format=log_format_in_use(),
+                    )
+                )
             for follower in self._followers:
                 assert isinstance(follower.receive(START_TIMEOUT_S), Started)
             return RankGroup(Shard(0, options.tensor_parallel_size), store, device)

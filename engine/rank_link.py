@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import torch
 
+from engine.log_format import LogFormat
 from engine.options import EngineOptions
 from engine.staging import TENSORS, pack, packed_size, views
 from kernels.interface import RowBatch
@@ -25,12 +26,14 @@ class Join(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         store: file through which the ranks meet.
         log_level: of the follower's log, as `logging` numbers them.
+        log_format: of its lines.
     """
 
     options: EngineOptions
     rank: int
     store: str
     log_level: int
+    log_format: LogFormat
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):

@@ -47,7 +47,7 @@ def worker_main(arguments: list[str]) -> int:
 def _follow(link: RankLink) -> int:
     join = link.receive()
     assert isinstance(join, Join)
-    log_to_stderr(join.log_level, f" (rank {join.rank})")
+    log_to_stderr(join.log_level, join.log_format, f" (rank {join.rank})")
     try:
         rank = _load(join, link)
     except ModelError as error:

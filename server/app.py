@@ -23,6 +23,7 @@ from server.operations import router as operations_router
 from server.panics import PanicMiddleware
 from server.rate_limit_headers import RateLimitHeadersMiddleware
 from server.request_id import RequestIdMiddleware
+from server.request_log import RequestLogMiddleware
 from server.state import AppState
 from server.static_page import load_page, page_router
 from server.version import package_version
@@ -76,5 +77,7 @@ def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
     app.add_middleware(AnthropicErrorsMiddleware)
     app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry, state.metrics.bounds))
     app.add_middleware(CloseWhileDrainingMiddleware, client=state.client)
+    if state.settings.log_requests:
+        app.add_middleware(RequestLogMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app

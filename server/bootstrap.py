@@ -98,6 +98,7 @@ def host_factory(
             options,
             heartbeat_timeout=settings.heartbeat_timeout,
             log_level=settings.log_level,
+            log_format=settings.log_format,
             show_progress=show_progress,
         )
 

@@ -90,6 +90,8 @@ def serve(
     histogram_buckets: Annotated[str | None, _option("histogram_buckets", SERVER, "JSON")] = None,
     page: Annotated[bool | None, _option("page", SERVER)] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
+    log_format: Annotated[str | None, _option("log_format", SERVER, "text|json")] = None,
+    log_requests: Annotated[bool | None, _option("log_requests", SERVER)] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
     key_concurrency: Annotated[int | None, _option("key_concurrency", ACCESS)] = None,
@@ -218,7 +220,7 @@ def _exit_code(error: LoopserveError) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    log_to_stderr(settings.log_level.upper())
+    log_to_stderr(settings.log_level.upper(), settings.log_format)
     for chatty in ("httpx", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     raise_file_limit()

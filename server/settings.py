@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from engine.log_format import LogFormat
 from engine.options import (
     AttentionBackendName,
     CacheDtypeName,
@@ -112,6 +113,10 @@ class Settings(LimitSettings):
     )
     page: bool = Field(True, description="Serve a page to look at under /: a playground and live panels.")
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
+    log_format: LogFormat = Field("text", description="Lines of text, or one JSON object per line.")
+    log_requests: bool = Field(
+        False, description="Log one line per request: how it ended, times and counts, none of its text."
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),

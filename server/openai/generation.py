@@ -1,6 +1,7 @@
 """Runs the choices of one request against the engine and merges what comes."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Container
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from engine.messages import RequestOutput, TokenLogprob
 from server.detokenize import TextAssembler
 from server.engine_streams import EngineStream
 from server.openai.errors import engine_error
+from server.request_log import RequestNotes, current_notes
 from server.request_metrics import RequestMetrics
 from server.state import AppState
 
@@ -74,11 +76,27 @@ async def run_choices(
     Raises:
         UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first one that any choice meets.
     """
+    notes = current_notes()
+    if notes is not None:
+        notes.answer = choices[0].request.request_id.rpartition("-")[0]
+        notes.prompt_tokens = sum(len(choice.request.prompt_token_ids) for choice in choices)
     with state.key_limits.hold(state.account, [choice.request for choice in choices]) as hold:
         async with aclosing(_run_all(state, choices, ended, taken_up)) as deltas:
             async for delta in deltas:
                 hold.generated += len(delta.token_ids)
+                if notes is not None:
+                    _note(notes, delta)
                 yield delta
+
+
+def _note(notes: RequestNotes, delta: Delta) -> None:
+    notes.generated_tokens += len(delta.token_ids)
+    notes.loops = delta.num_loops
+    if notes.first_token is None and delta.token_ids:
+        notes.first_token = time.monotonic()
+    if delta.finish_reason is not None:
+        notes.finish_reasons.append(delta.finish_reason)
+        notes.cached_tokens += delta.cached_tokens
 
 
 async def _run_all(
