@@ -13,6 +13,9 @@ from scheduler.step_plan import StepPlan
 
 ROUNDS = 7
 """Most pairs per crowd. The first doesn't count, and of the others each way goes first in half."""
+STRETCH_S = 0.01
+MOST_REPEATS = 8
+"""A way that is quicker than `STRETCH_S` is timed several times in a row: short passes are easily disturbed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +87,21 @@ class Calibration:
         with self._crowds.crowd(point) as crowd:
             if crowd is None:
                 return None
-            self._time(
-                [crowd.parallel]
-            )  # a pass of a running server finds in the caches what the one before left
+            # Doesn't count: a pass of a running server finds in the caches what the one before left.
+            first = self._time([crowd.parallel], 1)
+            repeats = min(MOST_REPEATS, 1 + int(STRETCH_S / max(first, STRETCH_S / MOST_REPEATS)))
             if parallel_first:
-                parallel = self._time([crowd.parallel])
-                return Pair(parallel, self._time(crowd.sequential))
-            sequential = self._time(crowd.sequential)
-            return Pair(self._time([crowd.parallel]), sequential)
+                parallel = self._time([crowd.parallel], repeats)
+                return Pair(parallel, self._time(crowd.sequential, repeats))
+            sequential = self._time(crowd.sequential, repeats)
+            return Pair(self._time([crowd.parallel], repeats), sequential)
 
-    def _time(self, passes: list[StepPlan]) -> float:
+    def _time(self, passes: list[StepPlan], repeats: int) -> float:
+        """Seconds of these passes, mean of so many times in a row."""
         started = self._clock()
-        for plan in passes:
+        for plan in passes * repeats:
             self._runner.run(plan)
-        return self._clock() - started
+        return (self._clock() - started) / repeats
 
 
 def _cell(point: Point, pairs: list[Pair]) -> CalibratedCell:

@@ -1,7 +1,9 @@
 """`/calibrate`: who may ask when, what it says, and the series made of it."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,6 +26,7 @@ from server.engine_totals import totals_only, with_past
 from server.error_catalogue import CALIBRATED_RECENTLY, CALIBRATION_RUNNING, NOTHING_TO_CALIBRATE
 from server.errors import ConflictError
 from server.state import AppState
+from tests.server.live import live_server
 from tests.server.played import Played
 
 Make = Callable[..., Played]
@@ -203,3 +206,34 @@ def test_an_engine_that_dies_while_it_calibrates_can_be_asked_again(played: Make
         assert client.stats.decode == TIMES
 
     server.run(main)
+
+
+def test_a_real_engine_calibrates_at_its_start_and_when_asked(checkpoint: Path) -> None:
+    options = ("--calibration-time", "0.2", "--shadow-steps", "3", "--max-num-seqs", "4")
+    with live_server(checkpoint, *options) as server:
+        url = f"{server.url}/calibrate"
+
+        def found_when(ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+            deadline = time.monotonic() + 60
+            while not ready(found := httpx.get(url).json()):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            return found
+
+        start = found_when(lambda found: bool(found["cells"]))
+        assert all(cell["ratio"] > 0 for cell in start["cells"])
+        assert httpx.post(url).status_code == 202
+        body = {"prompt": "a", "max_tokens": 30, "ignore_eos": True, "temperature": 0}
+        assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code == 200
+        again = found_when(lambda found: not found["running"])
+        assert again["measured"] > 0
+        assert again["cells"] != start["cells"]
+        metrics = dict(
+            line.rsplit(" ", 1)
+            for line in httpx.get(f"{server.url}/metrics").text.splitlines()
+            if line[0] != "#"
+        )
+        for execution in ("parallel", "sequential"):
+            assert float(metrics[f'loopserve_decode_seconds_total{{execution="{execution}"}}']) > 0
+            assert float(metrics[f'loopserve_shadow_seconds_total{{execution="{execution}"}}']) > 0
+        assert float(metrics["loopserve_decode_passes_total"]) >= 25

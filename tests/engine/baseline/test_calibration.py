@@ -8,7 +8,7 @@ import torch
 
 import engine.baseline.baseline as baseline_module
 from engine.baseline.baseline import Baseline
-from engine.baseline.calibration import ROUNDS
+from engine.baseline.calibration import MOST_REPEATS, ROUNDS
 from engine.baseline.grid import Point, points_by_worth
 from engine.baseline.synthetic import SyntheticCrowds
 from engine.core import EngineCore
@@ -72,6 +72,24 @@ def test_by_turns_each_way_goes_first() -> None:
     ]
     assert per_pair[:4] == [[2, 2, 1, 1], [2, 1, 1, 2]] * 2, "an untimed pass, then both ways"
     assert len(per_pair) == ROUNDS
+
+
+def test_short_passes_are_timed_several_times_in_a_row() -> None:
+    core, timed = timed_core(
+        TWO,
+        calibration_time=1000,
+        cost=lambda plan: rows_cost(plan) / 5,
+        max_num_seqs=1,
+        max_model_len=8,
+    )
+    assert [plan.num_rows for plan in timed.plans[: 1 + 3 * 5]] == [2] + [2] * 5 + [1] * 10
+    cell = calibrated(core).cells[0]
+    assert cell.parallel_seconds == pytest.approx(0.012 / 5)
+    assert cell.sequential_seconds == pytest.approx(0.022 / 5)
+    core, timed = timed_core(
+        TWO, calibration_time=1000, cost=lambda plan: 0.0001, max_num_seqs=1, max_model_len=8
+    )
+    assert len(timed.plans) == ROUNDS * (1 + 3 * MOST_REPEATS)
 
 
 def test_the_first_pair_of_a_crowd_does_not_count_if_there_are_others() -> None:
