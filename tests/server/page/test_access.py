@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import Watched, watched
+from tests.server.page.conftest import Watched, watched
 from tests.server.live import LiveServer
 
 NARROW = {"width": 360, "height": 740}

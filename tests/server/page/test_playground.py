@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.browser.conftest import Watched
+from tests.server.page.conftest import Watched
 from tests.server.live import LiveServer
 
 PROMPT = "def add(a, b):\n    return"

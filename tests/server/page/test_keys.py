@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import DEMO, OPTIONS, Watched, watched
+from tests.server.page.conftest import DEMO, OPTIONS, Watched, watched
 from tests.server.live import LiveServer, live_server
 
 KEY = "right-schlüssel"
