@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Route, expect
 
-from tests.server.page.conftest import Watched, watched
 from tests.server.live import LiveServer
+from tests.server.page.conftest import Watched, watched
 
 MIB = 1 << 20
 KNOWN = """

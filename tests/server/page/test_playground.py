@@ -10,8 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.server.page.conftest import Watched
 from tests.server.live import LiveServer
+from tests.server.page.conftest import Watched
 
 PROMPT = "def add(a, b):\n    return"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&lt;b&gt;"
