@@ -110,7 +110,7 @@ export class LoopsPanel {
     });
     this.body.replaceChildren(...rows);
     const sampled = metrics.get("loop_sampled_tokens_total", { loop: String(rows.length - 1) });
-    this.note.textContent = sampled === null ? "What the loops do has not been sampled yet."
+    this.note.textContent = !sampled ? "What the loops do has not been sampled yet."
       : `Gate (towards the shared context), change of the hidden state and new top token: against the loop before, of ${count(sampled)} sampled tokens.`;
   }
 }

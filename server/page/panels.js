@@ -53,7 +53,7 @@ export class DecodePanel {
       return;
     }
     const speedUp = readings.ratio("sequential", "parallel", LONG);
-    if (speedUp === null) this.headline.show("–", "no decode passes in the last minute");
+    if (speedUp === null) this.headline.show("–", "no measured decode passes in the last minute");
     else this.headline.show(`${speedUp.toFixed(2)}×`, "as fast as one loop after another, last minute");
     const times = (seconds, end) => ["parallel", "sequential"].map((name) => readings.ratio(name, "passes", seconds, end));
     this.chart.show(readings.points((end) => times(SHORT, end)), times(LONG));

@@ -20,6 +20,9 @@ const FIELDS = [
 
 /** The settings of the next request. */
 export class RequestSettings {
+  /** Whether the model is known; before, the slider means nothing. */
+  #fitted = false;
+
   constructor() {
     this.slider = byId("loops");
     this.shown = byId("loops-shown");
@@ -36,20 +39,16 @@ export class RequestSettings {
     this.slider.max = String(model.num_loops);
     if (before !== model.num_loops && wasAll) this.slider.value = this.slider.max;
     this.slider.disabled = model.num_loops === 1;
+    this.#fitted = true;
     byId("max-tokens").max = String(model.max_model_len);
     this.#showLoops();
-  }
-
-  /** @returns {number} */
-  get loops() {
-    return Number(this.slider.value);
   }
 
   /** @returns {Record<string, number>} fields of a request; what is left empty is left to the server
    *  @throws {SettingProblem} */
   fields() {
     /** @type {Record<string, number>} */
-    const out = { loops: this.loops };
+    const out = this.#fitted ? { loops: Number(this.slider.value) } : {};
     for (const { id, field, name, whole } of FIELDS) {
       const input = byId(id);
       const value = read(input, name, whole);

@@ -1,4 +1,4 @@
-"""The page's files: how they are served, and what is in them. What they do is in tests/browser."""
+"""The page's files: how they are served, and what is in them. What they do is in tests/server/page."""
 
 import fnmatch
 import re
@@ -127,7 +127,7 @@ def test_what_is_no_file_of_the_page_is_not_found(played: Make) -> None:
     ]
     answers = asked(played(), *(("GET", path) for path in paths))
     assert [answer.status_code for answer in answers] == [404] * len(paths)
-    assert answers[0].json()["error"]["code"] == "not_found"
+    assert answers[0].json()["error"]["message"] == "There is nothing at this path."
 
 
 def test_another_method_is_refused(played: Make) -> None:

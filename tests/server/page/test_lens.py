@@ -7,8 +7,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Watched
 from tests.server.live import LiveServer
+from tests.server.page.conftest import Watched
 
 PROMPT = "def add(a, b):\n    return"
 

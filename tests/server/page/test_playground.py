@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Browser, Route, expect
 
-from tests.browser.conftest import Watched
 from tests.server.live import LiveServer
+from tests.server.page.conftest import Watched, watched
 
 PROMPT = "def add(a, b):\n    return"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&lt;b&gt;"
@@ -120,6 +120,16 @@ def test_the_slider_sets_the_loops(page: Watched, server: LiveServer) -> None:
     page.send(PROMPT)
     assert "1 loop ·" in page.usage()
     assert page.output() == PROMPT + completion(server, loops=1)["choices"][0]["text"]
+
+
+def test_who_is_faster_than_the_models_card_gets_all_loops(browser: Browser, server: LiveServer) -> None:
+    with watched(browser, server.url) as page:
+        page.expected.append("ERR_FAILED")
+        page.page.route("**/v1/models", lambda route: route.abort())
+        page.open(ready=False)
+        page.set(max_tokens=4)
+        page.send(PROMPT)
+        assert "2 loops" in page.usage()
 
 
 def test_ctrl_enter_sends(page: Watched) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.server.live import LiveServer, live_server
 from tools.browser.chromium import chromium
 
-DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
+DEMO = Path(__file__).resolve().parents[3] / "models" / "demo"
 OPTIONS = ("--kv-cache-memory", "64MiB", "--no-self-check")
 SECONDS = 20_000.0
 """How long anything on the page may take, in Playwright's milliseconds."""

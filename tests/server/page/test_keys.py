@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import DEMO, OPTIONS, Watched, watched
 from tests.server.live import LiveServer, live_server
+from tests.server.page.conftest import DEMO, OPTIONS, Watched, watched
 
 KEY = "right-schlüssel"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import Watched, watched
 from tests.server.live import LiveServer
+from tests.server.page.conftest import Watched, watched
 
 NARROW = {"width": 360, "height": 740}
 CONTROLS = {"button", "textbox", "slider", "checkbox", "radio", "spinbutton", "combobox", "link", "option", "listbox",
