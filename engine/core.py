@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.active_request import ActiveRequest
+from engine.cache_report import cache_map, cache_use
 from engine.errors import InvalidRequestError, LoopserveError, RequestFailedError
 from engine.grammar_compiler import BackgroundCompiler, GrammarCompiler, load_vocabulary
 from engine.grammar_gate import GrammarGate
 from engine.grammar_state import GrammarState
-from engine.isolated_pass import engine_works, run_pass
+from engine.isolated_pass import Pass, engine_works, run_pass
 from engine.isolation import Boundary, Failure, Stage, failure_text, is_fatal
 from engine.loading import LoadedModel, load_model
-from engine.messages import EngineReady, EngineStats, Request, RequestOutput
+from engine.loop_signals import SignalSampler
+from engine.messages import CacheMap, EngineReady, EngineStats, LoopSignals, Request, RequestOutput
 from engine.options import EngineOptions
 from engine.sampler import Sample, SamplingState
 from engine.sampling_params import (
@@ -47,13 +49,20 @@ class EngineCore:
         failed_steps: steps up to the last one, in a row, that failed for everybody in them.
     """
 
-    def __init__(self, model: LoadedModel, grammars: GrammarCompiler | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        grammars: GrammarCompiler | None = None,
+        signals: SignalSampler | None = None,
+    ) -> None:
         """An idle engine.
 
         Args:
             grammars: compiles requests' grammars; without it such requests are refused.
+            signals: looks at some passes; without it at none.
         """
         self.model = model
+        self.signals = signals
         self.gate = GrammarGate(grammars)
         self.scheduler: Scheduler = model.scheduler
         self.active: dict[str, ActiveRequest] = {}
@@ -71,7 +80,11 @@ class EngineCore:
         """
         model = load_model(options, show_progress)
         directory = Path(options.model_dir)
-        return cls(model, BackgroundCompiler(lambda: load_vocabulary(directory, model.config)))
+        return cls(
+            model,
+            BackgroundCompiler(lambda: load_vocabulary(directory, model.config)),
+            signals=SignalSampler.of(model.runner, options.loop_metrics_sample),
+        )
 
     @property
     def has_work(self) -> bool:
@@ -163,7 +176,7 @@ class EngineCore:
             self.active[sequence.sequence_id].loop_logits.clear()
         if not plan.segments:
             return outputs
-        computed = run_pass(self.model.runner, plan)
+        computed = self._run(plan)
         sampled = sample_sequences(computed.result, self.active)
         failures = computed.failures + sampled.failures
         outputs += self._end_failed(failures)
@@ -182,6 +195,14 @@ class EngineCore:
         outputs += self._end_failed(unreported)
         self._watch(plan, failures + unreported)
         return outputs
+
+    def _run(self, plan: StepPlan) -> Pass:
+        """Compute a plan, and look at what the loops do in it if its turn has come."""
+        tap = None if self.signals is None else self.signals.tap_for(plan)
+        computed = run_pass(self.model.runner, plan, tap)
+        if self.signals is not None and tap is not None:
+            self.signals.take(plan, tap)
+        return computed
 
     def _begin_compiled(self) -> list[RequestOutput]:
         """Begin the requests whose grammar is ready; returns the ends of those whose grammar is no good."""
@@ -250,18 +271,15 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """Counts after the last step."""
         scheduler = self.scheduler
-        pool, totals = scheduler.blocks, scheduler.totals
-        tables = [sequence.tables for sequence in scheduler.running]
+        pool, totals, use = scheduler.blocks, scheduler.totals, cache_use(scheduler)
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + len(self.gate),
             blocks_total=pool.num_blocks,
             blocks_used=pool.used,
             blocks_cached=len(pool.evictable),
-            shared_blocks_used=len({block for group in tables for block in group[0].blocks}),
-            window_blocks_used=len(
-                {block for group in tables for table in group[1:] for block in table.blocks}
-            ),
+            shared_blocks_used=use.blocks[0],
+            window_blocks_used=sum(use.blocks[1:]),
             preemptions_total=totals.preemptions,
             prefix_query_tokens_total=totals.prefix_query_tokens,
             prefix_hit_tokens_total=totals.prefix_hit_tokens,
@@ -269,7 +287,13 @@ class EngineCore:
             rows_total=list(self.rows_total),
             admitted=self.admitted,
             isolated_errors_total=self.isolated_errors,
+            cache=use,
+            signals=LoopSignals() if self.signals is None else self.signals.totals,
         )
+
+    def cache_map(self) -> CacheMap:
+        """Where every block of the cache is now."""
+        return cache_map(self.scheduler.blocks, self.scheduler.layout.num_loops)
 
     def _count_rows(self, plan: StepPlan) -> None:
         for segment in plan.segments:
@@ -299,6 +323,7 @@ class EngineCore:
             cached_tokens=sequence.cached_tokens,
             error=error,
             loop_logprobs=None if sample is None or sample.loop_logprobs is None else [sample.loop_logprobs],
+            loop_tokens=None if sample is None or sample.loop_tokens is None else [sample.loop_tokens],
             num_loops=sequence.layout.num_loops,
             invalid=grammar is not None and grammar.error is not None,
         )

@@ -10,6 +10,8 @@ import msgspec
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError, is_isolable
 from engine.messages import (
     Abort,
+    CacheMap,
+    DescribeCache,
     EngineFailed,
     EngineReady,
     EngineStats,
@@ -53,6 +55,8 @@ class Core(Protocol):
 
     def stats(self) -> EngineStats: ...
 
+    def cache_map(self) -> CacheMap: ...
+
 
 def run_engine(load: Callable[[], Core], receive: Receive, send: Send, beat: Beat) -> int:
     """Load a core, say so, and drive it until it is told to stop or fails.
@@ -90,7 +94,10 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
         for message in receive(_patience(core)):
             if isinstance(message, Shutdown):
                 return
-            outputs = _apply(core, message, outputs)
+            if isinstance(message, DescribeCache):
+                _describe_cache(core, send)
+            else:
+                outputs = _apply(core, message, outputs)
         working = core.has_work
         started = time.monotonic()
         if working:
@@ -137,6 +144,14 @@ def _apply(core: Core, message: Request | Abort, outputs: list[RequestOutput]) -
     except RequestFailedError as error:
         return [*outputs, _refusal(message, str(error), invalid=False)]
     return outputs
+
+
+def _describe_cache(core: Core, send: Send) -> None:
+    """Answer; a failure is not worth the engine, and whoever asked hears nothing."""
+    try:
+        send(core.cache_map())
+    except Exception:
+        logger.exception("the cache could not be described")
 
 
 def _refusal(request: Request, text: str, *, invalid: bool) -> RequestOutput:

@@ -36,6 +36,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
         cuda_graphs: on a GPU, run decode steps as captured graphs.
         threads: compute threads, of all ranks together; None takes the machine's cores.
         self_check: try at start whether results depend on what runs beside (`engine.self_check`).
+        loop_metrics_sample: fraction of decode passes of which to report what the loops do (`engine.loop_signals`).
         tensor_parallel_size: ranks that share the model: GPUs, or processes on the CPU.
     """
 
@@ -57,3 +58,4 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     tensor_parallel_size: int = 1
     self_check: bool = True
+    loop_metrics_sample: float = 0.01

@@ -91,7 +91,9 @@ def _check_groups(scheduler: Scheduler) -> None:
             group = BlockGroup(loop, sequence.layout.num_loops)
             held.setdefault(group, set()).update(table.blocks)
     counts = {group: len(blocks) for group, blocks in held.items() if blocks}
-    _require({group: count for group, count in pool.held.items() if count} == counts, "a group's count is wrong")
+    _require(
+        {group: count for group, count in pool.held.items() if count} == counts, "a group's count is wrong"
+    )
     states = bytearray([FREE]) * pool.num_blocks
     for group, blocks in held.items():
         for block in blocks:

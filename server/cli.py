@@ -134,6 +134,7 @@ def serve(
     threads: Annotated[int | None, _option("threads", ENGINE)] = None,
     tensor_parallel_size: Annotated[int | None, _option("tensor_parallel_size", ENGINE)] = None,
     self_check: Annotated[bool | None, _option("self_check", ENGINE)] = None,
+    loop_metrics_sample: Annotated[float | None, _option("loop_metrics_sample", ENGINE, "FRACTION")] = None,
 ) -> int:
     """Serve MODEL until SIGTERM or Ctrl-C.
 

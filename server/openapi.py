@@ -20,6 +20,7 @@ ADDRESS = "/openapi.json"
 EVERYWHERE = (400, 413, 500)
 WITH_A_BODY = (400, 404, 415, 429, 503)
 NOT_FOUND = (404,)
+OF_THE_ENGINE = ("/cache",)
 ERROR, ANTHROPIC_ERROR = "ErrorAnswer", "AnthropicErrorAnswer"
 
 
@@ -64,6 +65,8 @@ def _responses(path: str, operation: dict[str, Any], with_keys: bool) -> dict[st
         statuses |= {*NOT_FOUND}
     if with_keys and path not in OPEN_PATHS:
         statuses.add(401)
+    if path in OF_THE_ENGINE:
+        statuses.add(503)
     out = {"200": _success(path, operation)}
     if path == "/ready":
         out["503"] = {**out["200"], "description": "Not ready."}

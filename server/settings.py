@@ -182,6 +182,13 @@ class Settings(LimitSettings):
         True,
         description="Try at start whether a request's bits depend on the requests beside it, and report it.",
     )
+    loop_metrics_sample: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Fraction of decode passes of which /metrics tells what the loops do: gates, changes of the hidden "
+        "state and of the most probable token. 0 for none.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -271,6 +278,7 @@ class Settings(LimitSettings):
             threads=self.threads,
             tensor_parallel_size=self.tensor_parallel_size,
             self_check=self.self_check,
+            loop_metrics_sample=self.loop_metrics_sample,
         )
 
 

@@ -6,7 +6,15 @@ import time
 from pathlib import Path
 
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError
-from engine.messages import PROTOCOL_VERSION, EngineReady, EngineStats, Request, RequestOutput
+from engine.messages import (
+    PROTOCOL_VERSION,
+    BlockState,
+    CacheMap,
+    EngineReady,
+    EngineStats,
+    Request,
+    RequestOutput,
+)
 from engine.options import EngineOptions
 from engine.sampling_params import SamplingParams
 
@@ -95,6 +103,14 @@ class FakeCore:
             rows_total=[self.rows] * FAKE_LOOPS,
             admitted=self.admitted,
         )
+
+    def cache_map(self) -> CacheMap:
+        held = len(self.requests)
+        states = [
+            BlockState(state="held", loop=0, blocks=held),
+            BlockState(state="free", loop=None, blocks=100 - held),
+        ]
+        return CacheMap(blocks_per_cell=1, states=states, cells=bytes(held) + bytes([1]) * (100 - held))
 
     def _advance(self, request: Request, done: int) -> RequestOutput:
         self._misbehave(request.prompt_token_ids[0])

@@ -108,6 +108,7 @@ class Checkpoint:
             "block_size": 4,
             "kv_cache_memory": 8 << 20,
             "self_check": False,
+            "loop_metrics_sample": 0.0,
             **options,
         }
         return EngineCore.load(EngineOptions(**values), show_progress=False)

@@ -19,8 +19,8 @@ GROUPS = [BlockGroup(0, 2), BlockGroup(1, 2), BlockGroup(0, 3), BlockGroup(2, 3)
 class PoolMachine(RuleBasedStateMachine):
     """`holders` counts references; `contents` maps keys to blocks; `idle` lists evictable blocks, oldest first.
 
-    `groups` says what each block was last handed out for. A key names its tenant, as in the real thing. `quiet` lists tenants, the one whose idle blocks have not changed for
-    longest first.
+    A key names its tenant, as in the real thing. `quiet` lists tenants, the one whose idle blocks have not changed for
+    longest first. `groups` says what each block was last handed out for.
     """
 
     def __init__(self) -> None:
