@@ -104,11 +104,9 @@ class SignalSampler:
         earlier = hidden[before].double()
         change = (hidden[rows].double() - earlier).norm(dim=1) / earlier.norm(dim=1)
         gates = torch.stack([gates[rows] for gates in layer_gates]).double().mean(dim=(0, 2))
-        (best_before, is_number_before), (best, is_number) = (
-            self._best(normed[part]) for part in (before, rows)
-        )
-        usable = is_number_before & is_number & change.isfinite() & gates.isfinite()
-        found = to_host([usable, gates, change, best != best_before])
+        best, is_number = self._best(normed)
+        usable = is_number[before] & is_number[rows] & change.isfinite() & gates.isfinite()
+        found = to_host([usable, gates, change, best[before] != best[rows]])
         before_it = self.totals
         totals = LoopSignals(  # a new one: the old one may be on its way to another thread
             tokens=[*before_it.tokens],
