@@ -9,7 +9,7 @@ from server.error_catalogue import ENGINE_BUSY, RESTARTING
 from server.errors import UnavailableError
 from server.retry_after import MIN_S
 
-FRESH_S = 0.25
+FRESH_S = 1.0
 """How old a map may be that is given out again. The engine draws it between two steps, which then come later."""
 TIMEOUT_S = 5.0
 """How long the engine may be in a step."""

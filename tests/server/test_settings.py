@@ -58,6 +58,7 @@ def test_engine_options_are_all_passed_on() -> None:
         "threads": 3,
         "tensor_parallel_size": 2,
         "self_check": False,
+        "loop_metrics_sample": 0.5,
     }
     options = load_settings({"model": "m/n", **given}).engine_options(Path("/models/x"))
     assert options.kv_cache_memory == 2 * 1024**3
