@@ -200,7 +200,7 @@ class EngineCore:
         """Compute a plan, and look at what the loops do in it if its turn has come."""
         tap = None if self.signals is None else self.signals.tap_for(plan)
         computed = run_pass(self.model.runner, plan, tap)
-        if self.signals is not None and tap is not None:
+        if self.signals is not None and tap is not None and not computed.failures:
             self.signals.take(plan, tap)
         return computed
 

@@ -77,13 +77,14 @@ class SignalSampler:
         return LoopTap() if self._passes % self._every == 0 else None
 
     def take(self, plan: StepPlan, tap: LoopTap) -> None:
-        """Add what the tap saw of a pass. What goes wrong here costs the sample, and no request.
+        """Add what the tap saw of a pass in which nobody failed. What goes wrong here costs the sample, and no request.
 
         Raises:
             Exception: the engine is broken, see `engine.isolation.is_fatal`.
         """
-        if tap.states is None:
-            return  # the pass was computed in parts
+        if tap.states is None:  # it only worked without the tap, see `run_pass`
+            self._failures += 1
+            return
         try:
             self._add(pairs_of(plan), tap.layer_gates, *tap.states)
             self._failures = 0
