@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.active_request import ActiveRequest
 from engine.baseline.baseline import Baseline
+from engine.cache_report import cache_map, cache_use
 from engine.errors import InvalidRequestError, LoopserveError, RequestFailedError
 from engine.grammar_compiler import BackgroundCompiler, GrammarCompiler, load_vocabulary
 from engine.grammar_gate import GrammarGate
@@ -18,11 +19,14 @@ from engine.grammar_state import GrammarState
 from engine.isolated_pass import Pass, engine_works, run_pass
 from engine.isolation import Boundary, Failure, Stage, failure_text, is_fatal
 from engine.loading import LoadedModel, load_model
+from engine.loop_signals import SignalSampler
 from engine.messages import (
+    CacheMap,
     Calibrated,
     DecodeTimes,
     EngineReady,
     EngineStats,
+    LoopSignals,
     Request,
     RequestOutput,
     StepShape,
@@ -61,15 +65,18 @@ class EngineCore:
         model: LoadedModel,
         grammars: GrammarCompiler | None = None,
         baseline: Baseline | None = None,
+        signals: SignalSampler | None = None,
     ) -> None:
         """An idle engine.
 
         Args:
             grammars: compiles requests' grammars; without it such requests are refused.
             baseline: times passes, for which it has a clock; without it nothing is timed.
+            signals: looks at some passes; without it at none.
         """
         self.model = model
         self.baseline = baseline
+        self.signals = signals
         self.gate = GrammarGate(grammars)
         self.scheduler: Scheduler = model.scheduler
         self.active: dict[str, ActiveRequest] = {}
@@ -90,7 +97,12 @@ class EngineCore:
         directory = Path(options.model_dir)
         baseline = Baseline(model, options)
         baseline.calibrate_at_start()
-        return cls(model, BackgroundCompiler(lambda: load_vocabulary(directory, model.config)), baseline)
+        return cls(
+            model,
+            BackgroundCompiler(lambda: load_vocabulary(directory, model.config)),
+            baseline,
+            SignalSampler.of(model.runner, options.loop_metrics_sample),
+        )
 
     @property
     def has_work(self) -> bool:
@@ -218,7 +230,13 @@ class EngineCore:
         return outputs
 
     def _run(self, plan: StepPlan) -> Pass:
-        return run_pass(self.model.runner, plan) if self.baseline is None else self.baseline.run(plan)
+        """Compute a plan, time it, and look at what the loops do in it, each if there is something to it."""
+        tap = None if self.signals is None else self.signals.tap_for(plan)
+        runner, baseline = self.model.runner, self.baseline
+        computed = run_pass(runner, plan, tap) if baseline is None else baseline.run(plan, tap)
+        if self.signals is not None and tap is not None and not computed.failures:
+            self.signals.take(plan, tap)
+        return computed
 
     def _begin_compiled(self) -> list[RequestOutput]:
         """Begin the requests whose grammar is ready; returns the ends of those whose grammar is no good."""
@@ -290,18 +308,15 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """Counts after the last step."""
         scheduler = self.scheduler
-        pool, totals = scheduler.blocks, scheduler.totals
-        tables = [sequence.tables for sequence in scheduler.running]
+        pool, totals, use = scheduler.blocks, scheduler.totals, cache_use(scheduler)
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + len(self.gate),
             blocks_total=pool.num_blocks,
             blocks_used=pool.used,
             blocks_cached=len(pool.evictable),
-            shared_blocks_used=len({block for group in tables for block in group[0].blocks}),
-            window_blocks_used=len(
-                {block for group in tables for table in group[1:] for block in table.blocks}
-            ),
+            shared_blocks_used=use.blocks[0],
+            window_blocks_used=sum(use.blocks[1:]),
             preemptions_total=totals.preemptions,
             prefix_query_tokens_total=totals.prefix_query_tokens,
             prefix_hit_tokens_total=totals.prefix_hit_tokens,
@@ -311,7 +326,13 @@ class EngineCore:
             isolated_errors_total=self.isolated_errors,
             step=self.shape,
             decode=DecodeTimes() if self.baseline is None else self.baseline.times,
+            cache=use,
+            signals=LoopSignals() if self.signals is None else self.signals.totals,
         )
+
+    def cache_map(self) -> CacheMap:
+        """Where every block of the cache is now."""
+        return cache_map(self.scheduler.blocks, self.scheduler.layout.num_loops)
 
     def _count_rows(self, plan: StepPlan, kept: StepPlan) -> None:
         rows = kept.rows_by_loop(len(self.rows_total))
@@ -342,6 +363,7 @@ class EngineCore:
             cached_tokens=sequence.cached_tokens,
             error=error,
             loop_logprobs=None if sample is None or sample.loop_logprobs is None else [sample.loop_logprobs],
+            loop_tokens=None if sample is None or sample.loop_tokens is None else [sample.loop_tokens],
             num_loops=sequence.layout.num_loops,
             invalid=grammar is not None and grammar.error is not None,
         )

@@ -10,8 +10,10 @@ import msgspec
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError, is_isolable
 from engine.messages import (
     Abort,
+    CacheMap,
     Calibrate,
     Calibrated,
+    DescribeCache,
     EngineFailed,
     EngineReady,
     EngineStats,
@@ -62,6 +64,7 @@ class Core(Protocol):
     def begin_calibration(self) -> None: ...
 
     def calibrate(self) -> Calibrated | None: ...
+    def cache_map(self) -> CacheMap: ...
 
 
 def run_engine(load: Callable[[], Core], receive: Receive, send: Send, beat: Beat) -> int:
@@ -100,7 +103,10 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
         for message in receive(_patience(core)):
             if isinstance(message, Shutdown):
                 return
-            outputs = _apply(core, message, outputs)
+            if isinstance(message, DescribeCache):
+                _describe_cache(core, send)
+            else:
+                outputs = _apply(core, message, outputs)
         working = core.has_work
         started = time.monotonic()
         if working:
@@ -153,6 +159,14 @@ def _apply(
     except RequestFailedError as error:
         return [*outputs, _refusal(message, str(error), invalid=False)]
     return outputs
+
+
+def _describe_cache(core: Core, send: Send) -> None:
+    """Answer; a failure is not worth the engine, and whoever asked hears nothing."""
+    try:
+        send(core.cache_map())
+    except Exception:
+        logger.exception("the cache could not be described")
 
 
 def _refusal(request: Request, text: str, *, invalid: bool) -> RequestOutput:

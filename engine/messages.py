@@ -4,6 +4,8 @@ msgspec structs, encoded as MessagePack arrays: no pickle, no code from the wire
 reference when the engine runs in-process.
 """
 
+from typing import Literal
+
 import msgspec
 
 from engine.sampling_params import SamplingParams
@@ -38,6 +40,10 @@ class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
     request_ids: list[str]
 
 
+class DescribeCache(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Answer with a `CacheMap`, between two steps."""
+
+
 class Shutdown(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """End the engine process now."""
 
@@ -67,6 +73,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         prompt_logprobs: one per prompt token (None for the first), sent once, when asked for.
         loop_logprobs: per new token, the log-probability that each loop would have given it, when asked for; the first
             loop's first, the last the same number as in `logprobs`.
+        loop_tokens: beside them, the token that each loop found most probable.
         finish_reason: None while running; "stop", "length", or "error".
         stop_token_id: the stop token that ended the sequence, if one did.
         cached_tokens: prompt tokens whose shared K/V came from the prefix cache.
@@ -86,6 +93,39 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     invalid: bool = False
     loop_logprobs: list[list[float]] | None = None
     num_loops: int = 0
+    loop_tokens: list[list[int]] | None = None
+
+
+class CacheUse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What running sequences hold of the cache. A block that several share counts once.
+
+    Attributes:
+        blocks: per loop; loop 0's are the shared group, a later loop's are its windows.
+        sequential_blocks: what the shared blocks would be if every loop of their sequences kept its own.
+        carry_slots: per loop but the last, H vectors on their way to the next loop.
+        tokens: of the running sequences, prompts and answers.
+    """
+
+    blocks: list[int] = []
+    sequential_blocks: int = 0
+    carry_slots: list[int] = []
+    tokens: int = 0
+
+
+class LoopSignals(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What loops did in the decode passes that were sampled; running totals, one per loop. The first loop's stay 0.
+
+    Attributes:
+        tokens: positions looked at, with this loop and the one before it.
+        gates: sum over them of the mean gate over layers and heads.
+        changes: sum of ``‖H[l] - H[l-1]‖ / ‖H[l-1]‖``.
+        token_changes: how many had another most probable token than in the loop before.
+    """
+
+    tokens: list[int] = []
+    gates: list[float] = []
+    changes: list[float] = []
+    token_changes: list[int] = []
 
 
 class DecodeTimes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -131,6 +171,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         isolated_errors_total: requests ended by an exception of ours that was kept from hurting others.
         decode: what decode passes took, and would have taken.
         step: what this step computed.
+        cache: what running sequences hold.
+        signals: what the loops did, in a sample.
     """
 
     running: int = 0
@@ -150,6 +192,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     isolated_errors_total: int = 0
     decode: DecodeTimes = DecodeTimes()
     step: StepShape = StepShape()
+    cache: CacheUse = CacheUse()
+    signals: LoopSignals = LoopSignals()
 
 
 class StepOutputs(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -193,6 +237,50 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     seconds: float
 
 
+class BlockState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Where blocks are.
+
+    Attributes:
+        state: "held" by running sequences, "cached" for reuse and evictable, or "free".
+        loop: whose positions are in them; None if they are free.
+        blocks: how many are so.
+    """
+
+    state: Literal["held", "cached", "free"]
+    loop: int | None
+    blocks: int
+
+
+class CacheMap(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """All blocks of the pool, in the order of their ids.
+
+    Attributes:
+        blocks_per_cell: how many blocks one cell stands for; the last may stand for fewer.
+        states: everything that a block can be, with exact counts.
+        cells: per cell, the index in `states` of what most of its blocks are; of equally many, the first.
+    """
+
+    blocks_per_cell: int
+    states: list[BlockState]
+    cells: bytes
+
+
+class CacheSizes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Bytes of what a cache is made of, on all ranks together.
+
+    Attributes:
+        kv_block: K and V of one block.
+        block_hidden: the H that is kept beside each block for the prefix cache; 0 if none is.
+        carry_slot: the H in one slot.
+        window_blocks: most blocks that one loop's window holds while its sequence decodes.
+    """
+
+    kv_block: int
+    block_hidden: int
+    carry_slot: int
+    window_blocks: int
+
+
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Weights are loaded and the first request may come.
 
@@ -204,6 +292,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
         kv_bytes_per_sequence: windows and carry, a constant per running sequence.
         batch_invariant: whether a request got the same bits alone and in a crowd when the engine tried at its start;
             None if it did not try.
+        cache: what its parts cost; None if that isn't known.
     """
 
     protocol_version: int
@@ -218,6 +307,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     kv_bytes_per_token_sequential: int
     kv_bytes_per_sequence: int
     batch_invariant: bool | None = None
+    cache: CacheSizes | None = None
 
 
 class EngineFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -232,5 +322,5 @@ class EngineFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     model_error: bool
 
 
-ToEngine = Request | Abort | Calibrate | Shutdown
-FromEngine = EngineReady | StepOutputs | Calibrated | EngineFailed
+ToEngine = Request | Abort | Calibrate | DescribeCache | Shutdown
+FromEngine = EngineReady | StepOutputs | Calibrated | CacheMap | EngineFailed

@@ -41,6 +41,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
         calibration_time: seconds at start for timing parallel against sequential decode passes; 0 for none.
         calibrated: what an earlier life of this engine found; with it, the start measures nothing.
         shadow_steps: every so many decode passes, one is also run loop by loop, to compare; 0 for none.
+        loop_metrics_sample: fraction of decode passes of which to report what the loops do (`engine.loop_signals`).
         tensor_parallel_size: ranks that share the model: GPUs, or processes on the CPU.
     """
 
@@ -65,3 +66,4 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     calibration_time: float = 5.0
     calibrated: list[CalibratedCell] = []
     shadow_steps: int = 0
+    loop_metrics_sample: float = 0.01

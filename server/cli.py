@@ -141,6 +141,7 @@ def serve(
     self_check: Annotated[bool | None, _option("self_check", ENGINE)] = None,
     calibration_time: Annotated[float | None, _option("calibration_time", ENGINE, "SECONDS")] = None,
     shadow_steps: Annotated[int | None, _option("shadow_steps", ENGINE)] = None,
+    loop_metrics_sample: Annotated[float | None, _option("loop_metrics_sample", ENGINE, "FRACTION")] = None,
 ) -> int:
     """Serve MODEL until SIGTERM or Ctrl-C.
 

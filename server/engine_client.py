@@ -15,8 +15,10 @@ from engine.host import EngineHost
 from engine.messages import (
     PROTOCOL_VERSION,
     Abort,
+    CacheMap,
     Calibrate,
     Calibrated,
+    DescribeCache,
     EngineFailed,
     EngineReady,
     EngineStats,
@@ -24,6 +26,7 @@ from engine.messages import (
     StepOutputs,
 )
 from server.admission import Admission, AdmissionLimits, Refusal
+from server.cache_view import CacheView
 from server.calibration import CalibrationState
 from server.engine_observer import EngineObserver
 from server.engine_streams import EngineStream, StreamGroup
@@ -109,6 +112,7 @@ class EngineClient:
         self._state = EngineState.LOADING
         self._draining = False
         self._host: EngineHost | None = None
+        self.cache_view = CacheView(self._tell, clock)
         self._streams: dict[str, EngineStream] = {}
         self._loading = LoadEstimator()
         self.calibration = calibration or CalibrationState()
@@ -165,6 +169,17 @@ class EngineClient:
         # Of a server that is going, the one that takes its place has to load.
         return whole_seconds(self._loading.seconds(self._clock()))
 
+    def check_ready(self) -> None:
+        """See that there is an engine, and that the server is to last.
+
+        Raises:
+            UnavailableError: loading, draining, restarting or gone.
+        """
+        state = self.state
+        if state is not EngineState.READY:
+            kind, reason = _UNAVAILABLE[state]
+            raise UnavailableError(kind.message(), retry_after=self.retry_after(), reason=reason)
+
     def admit(self, sequences: int = 1, tokens: int = 0) -> None:
         """Check that a client's request may come in now; `submit` does the same with the request at hand.
 
@@ -175,10 +190,7 @@ class EngineClient:
             UnavailableError: loading, draining, restarting, gone, or the queue is full.
         """
         try:
-            state = self.state
-            if state is not EngineState.READY:
-                kind, reason = _UNAVAILABLE[state]
-                raise UnavailableError(kind.message(), retry_after=self.retry_after(), reason=reason)
+            self.check_ready()
             self.admission.check(sequences, tokens)
         except UnavailableError as error:
             self._observer.on_refused(error.reason or "")
@@ -258,8 +270,8 @@ class EngineClient:
         ended = list(self._streams)
         retry_after = self.retry_after()
         self._end_streams(lambda: UnavailableError(SHUTTING_DOWN.message(), retry_after=retry_after))
-        if self._host is not None and ended:
-            self._host.send(Abort(ended))
+        if ended:
+            self._tell(Abort(ended))
         return len(ended)
 
     async def stop(self) -> None:
@@ -318,14 +330,18 @@ class EngineClient:
             self._state = EngineState.RESTARTING
             self.calibration.abandon()
             self._end_streams(_dead)
+            self.cache_view.lose()
             await host.stop()
 
-    def _handle(self, message: EngineReady | StepOutputs | Calibrated) -> None:
+    def _handle(self, message: EngineReady | StepOutputs | Calibrated | CacheMap) -> None:
         if isinstance(message, EngineReady):
             self._become_ready(message)
             return
         if isinstance(message, Calibrated):
             self.calibration.end(message, self._clock())
+            return
+        if isinstance(message, CacheMap):
+            self.cache_view.put(message)
             return
         self._stats = message.stats
         if message.stats.step_seconds > 0:
@@ -341,6 +357,10 @@ class EngineClient:
                 stream = self._streams[output.request_id]
                 self._take_up(stream)  # one that the engine refuses never is in `admitted`
                 stream.put(output)
+
+    def _tell(self, message: Abort | DescribeCache) -> None:
+        if self._host is not None:
+            self._host.send(message)
 
     def _become_ready(self, info: EngineReady) -> None:
         if info.protocol_version != PROTOCOL_VERSION:
@@ -376,9 +396,7 @@ class EngineClient:
         self._end_group(group, lambda: RequestTimeoutError(message))
 
     def _end_group(self, group: StreamGroup, make_error: Callable[[], Exception]) -> None:
-        ended = group.fail(make_error)
-        if self._host is not None:
-            self._host.send(Abort(ended))
+        self._tell(Abort(group.fail(make_error)))
 
     def _end_streams(self, make_error: Callable[[], Exception]) -> None:
         for group in {stream.group for stream in self._streams.values()}:
@@ -390,8 +408,8 @@ class EngineClient:
         self.admission.leave(stream.prompt_tokens, waiting=stream.waiting)
         if not self._streams:
             self._idle.set()
-        if not stream.finished and self._host is not None:
-            self._host.send(Abort([stream.request_id]))
+        if not stream.finished:
+            self._tell(Abort([stream.request_id]))
 
 
 def _dead() -> Exception:

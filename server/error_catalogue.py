@@ -272,6 +272,13 @@ FAILED = ErrorKind(
     "The engine has failed and the server is exiting.",
     "The engine could not be started again.",
 )
+ENGINE_BUSY = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "engine_busy",
+    "The engine did not answer within {seconds} s; please retry later.",
+    "`GET /cache` while the engine is in a long step, between two of which it answers.",
+)
 TOO_MANY_CONNECTIONS = ErrorKind(
     503,
     SERVER_ERROR,

@@ -1,10 +1,11 @@
-"""Routes for whoever runs the server: probes, version, metrics, calibration."""
+"""Routes for whoever runs the server: probes, version, metrics, calibration, the map of the cache."""
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 
+from engine.messages import BlockState
 from server.engine_client import EngineState
 from server.state import AppState, State
 from server.version import package_version
@@ -69,3 +70,26 @@ def _calibration(state: AppState) -> dict[str, object]:
         "seconds": 0.0 if result is None else result.seconds,
         "cells": [msgspec.structs.asdict(cell) for cell in calibration.cells],
     }
+
+
+@router.get("/cache")
+async def cache(state: State) -> JSONResponse:
+    """Where the blocks of the cache are: for each cell of a map, which of the states most of its blocks are in."""
+    client = state.client
+    client.check_ready()
+    found = await client.cache_view.get()
+    assert client.info is not None
+    return JSONResponse(
+        {
+            "block_size": client.info.block_size,
+            "num_blocks": client.info.num_blocks,
+            "blocks_per_cell": found.blocks_per_cell,
+            "states": [_block_state(state) for state in found.states],
+            "cells": list(found.cells),
+        }
+    )
+
+
+def _block_state(state: BlockState) -> dict[str, object]:
+    group = None if state.loop is None else "window" if state.loop else "shared"
+    return {"state": state.state, "group": group, "loop": state.loop, "blocks": state.blocks}

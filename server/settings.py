@@ -210,6 +210,13 @@ class Settings(LimitSettings):
         le=1 << 30,
         description="Every so many decode passes, run one loop by loop, too, to check the calibration. 0 for none.",
     )
+    loop_metrics_sample: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Fraction of decode passes of which /metrics tells what the loops do: gates, changes of the hidden "
+        "state and of the most probable token. 0 for none.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -301,6 +308,7 @@ class Settings(LimitSettings):
             self_check=self.self_check,
             calibration_time=self.calibration_time,
             shadow_steps=self.shadow_steps,
+            loop_metrics_sample=self.loop_metrics_sample,
         )
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from engine.messages import Calibrated, CalibratedCell, EngineReady, EngineStats, StepShape
+from engine.messages import (
+    CacheSizes,
+    CacheUse,
+    Calibrated,
+    CalibratedCell,
+    EngineReady,
+    EngineStats,
+    LoopSignals,
+    StepShape,
+)
 from server.admission import Admission, AdmissionLimits
 from server.baseline_metrics import BaselineCollector
 from server.calibration import CalibrationState
@@ -72,13 +81,20 @@ def _source() -> _Source:
         kv_bytes_per_token_sequential=LOOPS,
         kv_bytes_per_sequence=1,
         batch_invariant=True,
+        cache=CacheSizes(kv_block=1, block_hidden=1, carry_slot=1, window_blocks=1),
     )
     calibration = CalibrationState()
     cell = CalibratedCell(
         sequences=1, context=128, parallel_seconds=1.0, sequential_seconds=1.0, ratio=1.0, pairs=1
     )
     calibration.end(Calibrated(cells=[cell], measured=1, seconds=1.0), now=0.0)
-    return _Source(ready, EngineStats(rows_total=[0] * LOOPS), Admission(AdmissionLimits(1, 1)), calibration)
+    zeros = [0] * LOOPS
+    stats = EngineStats(
+        rows_total=zeros,
+        cache=CacheUse(blocks=zeros, carry_slots=zeros[1:]),
+        signals=LoopSignals(tokens=zeros, gates=[0.0] * LOOPS, changes=[0.0] * LOOPS, token_changes=zeros),
+    )
+    return _Source(ready, stats, Admission(AdmissionLimits(1, 1)), calibration)
 
 
 def registry(*, compat: bool = False) -> CollectorRegistry:

@@ -14,6 +14,7 @@ from engine.loading import LoadedModel
 from engine.messages import Calibrated, CalibratedCell, DecodeTimes
 from engine.options import EngineOptions
 from engine.runner import ModelRunner
+from engine.tap import LoopTap
 from scheduler.step_plan import StepPlan
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,9 @@ class Baseline:
         """Whether `calibrate` has something to do or to say."""
         return self._calibration is not None or self._unsent is not None
 
-    def run(self, plan: StepPlan) -> Pass:
+    def run(self, plan: StepPlan, tap: LoopTap | None = None) -> Pass:
         """Compute a non-empty plan, and count it if it is a decode pass; see `run_pass`."""
-        return self._watch.run(plan)
+        return self._watch.run(plan, tap)
 
     def calibrate_at_start(self) -> None:
         """Spend the seconds of the options, if there is anything to find out; the next `calibrate` tells the result.

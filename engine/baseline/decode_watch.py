@@ -11,6 +11,7 @@ from engine.isolation import is_fatal
 from engine.messages import DecodeTimes
 from engine.options import Execution
 from engine.runner import ModelRunner
+from engine.tap import LoopTap
 from scheduler.sequence import Sequence
 from scheduler.step_plan import StepPlan
 
@@ -90,14 +91,14 @@ class DecodeWatch:
         self._shadow_steps = shadow_steps if execution == "parallel" else 0
         self._since_shadow = 0
 
-    def run(self, plan: StepPlan) -> Pass:
+    def run(self, plan: StepPlan, tap: LoopTap | None = None) -> Pass:
         """Compute a non-empty plan; see `run_pass`."""
         decode = decode_pass(plan, self._execution)
         if decode is None:
-            return run_pass(self._runner, plan)
+            return run_pass(self._runner, plan, tap)
         shadow = self._shadow(plan) if self._is_shadows_turn(plan, decode) else None
         started = self._clock()
-        computed = run_pass(self._runner, plan)
+        computed = run_pass(self._runner, plan, tap)
         seconds = self._clock() - started
         if not computed.failures:  # or it ran in parts, and more than once
             if shadow is not None:

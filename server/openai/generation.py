@@ -46,7 +46,7 @@ class Delta:
         text: final text since the last delta; may lag behind `token_ids` while a stop string is possible.
         finish_reason: "stop" or "length" on the last delta.
         stop_reason: the stop string or token id that ended it.
-        num_loops, loop_logprobs: as in `RequestOutput`.
+        num_loops, loop_logprobs, loop_tokens: as in `RequestOutput`.
     """
 
     index: int
@@ -59,6 +59,7 @@ class Delta:
     cached_tokens: int = 0
     num_loops: int = 0
     loop_logprobs: list[list[float]] = field(default_factory=list)
+    loop_tokens: list[list[int]] = field(default_factory=list)
 
 
 async def run_choices(
@@ -191,6 +192,7 @@ def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metr
         cached_tokens=output.cached_tokens,
         num_loops=output.num_loops,
         loop_logprobs=output.loop_logprobs or [],
+        loop_tokens=output.loop_tokens or [],
     )
     for token in output.token_ids:
         if token != output.stop_token_id or choice.include_stop:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.deploy.grafana import GRAFANA, Target, dashboards, panels, targets
-from tests.deploy.names import PENDING, named_in
+from tests.deploy.names import named_in
 from tools.dashboards.__main__ import DASHBOARDS, files
 from tools.dashboards.grafana import to_json
 from tools.dashboards.panels import COLUMNS, Dashboard, Lines, Panel, Query, Section
@@ -26,13 +26,7 @@ def test_the_files_are_up_to_date() -> None:
 def test_a_query_names_only_series_that_exist(target: Target) -> None:
     names = named_in(target.expr)
     assert names, "a query of nothing"
-    assert names <= sample_names() | PENDING | {"up"}
-
-
-def test_nothing_is_pending_that_exists_or_that_nobody_asks_for() -> None:
-    asked = set().union(*(named_in(target.expr) for target in targets()))
-    assert PENDING & sample_names() == set()
-    assert asked >= PENDING
+    assert names <= sample_names() | {"up"}
 
 
 @pytest.mark.parametrize("dashboard", dashboards().values(), ids=dashboards())

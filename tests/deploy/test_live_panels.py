@@ -12,10 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from server.settings import DEMO_MODEL, Settings
+from server.settings import DEMO_MODEL
 from tests.deploy.grafana import Target, dashboards, filled_in, targets
 from tests.deploy.load import Load
-from tests.deploy.names import PENDING, named_in
 from tests.deploy.prometheus import SCRAPE_SECONDS, Prometheus, configure, running
 from tests.deploy.promtool import promtool
 from tests.deploy.test_rules import ALERTS, all_rules
@@ -72,11 +71,10 @@ class Watched:
 
 def options() -> Iterator[str]:
     for name, value in OPTIONS.items():
-        if name in Settings.model_fields:  # some come with the series that are pending
-            yield from (
-                "--" + name.removesuffix("s" if name == "api_keys" else "").replace("_", "-"),
-                str(value),
-            )
+        yield from (
+            "--" + name.removesuffix("s" if name == "api_keys" else "").replace("_", "-"),
+            str(value),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +97,6 @@ def finite(series: dict[str, Any]) -> list[float]:
 @pytest.mark.parametrize("target", targets(), ids=str)
 def test_a_panel_returns_data(watched: Watched, target: Target) -> None:
     found = watched.series(target.expr)
-    if named_in(target.expr) & PENDING:
-        return
     assert found
     assert any(map(finite, found))
 
@@ -109,10 +105,6 @@ def test_the_load_moves_what_it_should(watched: Watched) -> None:
     for name in ("request_success", "requests_refused", "prefix_cache_hits"):
         (total,) = watched.now(f"sum (increase(loopserve_{name}_total[30s]))")
         assert float(total["value"][1]) > 0, name
-
-
-def test_nothing_is_pending_that_the_server_exports(watched: Watched) -> None:
-    assert set(watched.prometheus.get("label/__name__/values")) & PENDING == set()
 
 
 def test_the_variables_list_the_server(watched: Watched) -> None:
@@ -142,11 +134,8 @@ def test_prometheus_evaluates_every_rule(watched: Watched) -> None:
 def test_an_alert_looks_at_series_that_are_there(watched: Watched, name: str) -> None:
     expr = ALERTS[name]["expr"]
     watched.now(expr)
-    recorded = {rule["record"]: rule["expr"] for rule in all_rules() if "record" in rule}
     for selector in _SELECTOR.findall(expr):
-        origin = recorded.get(selector, selector)
-        if not named_in(origin) & PENDING:
-            assert watched.now(selector), selector
+        assert watched.now(selector), selector
 
 
 def test_scraping_needs_the_key_of_the_configuration(watched: Watched) -> None:

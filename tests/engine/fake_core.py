@@ -8,6 +8,8 @@ from pathlib import Path
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError
 from engine.messages import (
     PROTOCOL_VERSION,
+    BlockState,
+    CacheMap,
     Calibrated,
     CalibratedCell,
     EngineReady,
@@ -127,6 +129,14 @@ class FakeCore:
             admitted=self.admitted,
             step=StepShape(phase="decode", rows=[1] * FAKE_LOOPS),
         )
+
+    def cache_map(self) -> CacheMap:
+        held = len(self.requests)
+        states = [
+            BlockState(state="held", loop=0, blocks=held),
+            BlockState(state="free", loop=None, blocks=100 - held),
+        ]
+        return CacheMap(blocks_per_cell=1, states=states, cells=bytes(held) + bytes([1]) * (100 - held))
 
     def _advance(self, request: Request, done: int) -> RequestOutput:
         self._misbehave(request.prompt_token_ids[0])

@@ -13,7 +13,9 @@ from engine.engine_loop import (
 )
 from engine.messages import (
     Abort,
+    CacheMap,
     Calibrate,
+    DescribeCache,
     EngineFailed,
     EngineReady,
     FromEngine,
@@ -175,3 +177,22 @@ def test_a_result_of_the_start_is_told_at_once() -> None:
     run_loop(core, script.receive, script.sent.append, script.beat)
     assert script.sent == [CALIBRATED]
     assert script.waits[:2] == [0.0, IDLE_WAIT_S]
+
+
+def test_the_cache_is_described_between_steps() -> None:
+    script = Script(
+        [[fake_request("a", [5], 3), DescribeCache()], [DescribeCache()], [], [], [DescribeCache()]]
+    )
+    assert script.run() == EXIT_OK
+    maps = [message for message in script.sent if isinstance(message, CacheMap)]
+    assert [drawn.states[0].blocks for drawn in maps] == [1, 1, 0]
+    assert [output.token_ids for output in script.outputs] == [[6], [7], [8]]
+    assert script.waits[-1] == IDLE_WAIT_S, "an engine that only answers is idle"
+
+
+def test_a_cache_that_cannot_be_described_costs_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeCore, "cache_map", lambda self: 1 // 0)
+    script = Script([[fake_request("a", [5], 3)], [DescribeCache()], [], []])
+    assert script.run() == EXIT_OK
+    assert [output.token_ids for output in script.outputs] == [[6], [7], [8]]
+    assert not any(isinstance(message, CacheMap) for message in script.sent)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine.errors import EngineDeadError, InvalidRequestError
-from engine.messages import Abort, EngineFailed, EngineStats, RequestOutput, StepShape
+from engine.messages import Abort, CacheUse, EngineFailed, EngineStats, LoopSignals, RequestOutput, StepShape
 from server.admission import AdmissionLimits
 from server.engine_client import MAX_RESTARTS, RESTART_WINDOW_S, EngineClient, EngineState
 from server.engine_totals import totals_only, with_past
@@ -256,6 +256,20 @@ def test_every_total_is_carried_over() -> None:
     twice = with_past(ones, totals_only(ones))
     for name in names:
         assert getattr(twice, name) == ([2] if name == "rows_total" else 2), name
+
+
+def test_every_total_of_the_loops_is_carried_over() -> None:
+    names = LoopSignals.__struct_fields__
+    now = EngineStats(signals=LoopSignals(**{name: [0, n, 1] for n, name in enumerate(names, 1)}))
+    past = EngineStats(signals=LoopSignals(**{name: [0, 10 * n] for n, name in enumerate(names, 1)}))
+    both = with_past(now, totals_only(past)).signals
+    assert both == LoopSignals(**{name: [0, 11 * n, 1] for n, name in enumerate(names, 1)})
+
+
+def test_what_is_held_is_no_total() -> None:
+    held = EngineStats(cache=CacheUse(blocks=[3], tokens=5))
+    assert totals_only(held).cache == CacheUse()
+    assert with_past(EngineStats(), held).cache == CacheUse()
 
 
 def test_steps_and_queue_times_are_observed() -> None:

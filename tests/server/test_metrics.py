@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from engine.messages import EngineReady, EngineStats, StepShape
+from engine.messages import CacheSizes, CacheUse, EngineReady, EngineStats, LoopSignals, StepShape
 from server.admission import Admission, AdmissionLimits
 from server.engine_client import EngineState
 from server.engine_metrics import EngineCollector
@@ -53,7 +53,10 @@ STATS = EngineStats(
     prefix_hit_tokens_total=30,
     steps_total=9,
     rows_total=[11, 7],
+    cache=CacheUse(blocks=[20, 5], sequential_blocks=36, carry_slots=[4], tokens=250),
+    signals=LoopSignals(tokens=[0, 8], gates=[0.0, 5.5], changes=[0.0, 2.25], token_changes=[0, 3]),
 )
+SIZES = CacheSizes(kv_block=1600, block_hidden=100, carry_slot=90, window_blocks=2)
 
 
 def value(metrics: ServerMetrics, name: str, **labels: str) -> float | None:
@@ -179,6 +182,56 @@ def test_engine_counts_are_exported_and_everything_parses() -> None:
         assert {key: samples.get(key) for key in expected} == expected
         assert all(family.name.startswith("loopserve_") for family in families)
         assert all(family.documentation for family in families)
+
+
+def test_memory_and_signals_by_loop() -> None:
+    """A pool of 100 blocks of 16 tokens; a token's K/V take 100 bytes."""
+    info = msgspec.structs.replace(FakeCore().ready(), cache=SIZES, max_model_len=160)
+    metrics = ServerMetrics("1")
+    metrics.registry.register(EngineCollector(FakeSource(info, STATS)))
+    expected = {
+        ("kv_cache_bytes", "shared", "0"): 20 * 1700,
+        ("kv_cache_bytes", "window", "1"): 5 * 1700,
+        ("kv_cache_bytes", "carry", "0"): 4 * 90,
+        ("kv_cache_baseline_bytes", "sequential"): 36 * 1600,
+        ("kv_cache_baseline_bytes", "one_loop"): 20 * 1600,
+        ("live_tokens",): 250,
+        # 250 tokens of 3 sequences are 84 each, which are 6 blocks; 160 tokens are 10
+        ("kv_cache_sequences", "shared", "live"): 100 // (6 + 2),
+        ("kv_cache_sequences", "sequential", "live"): 170_000 // (2 * 6 * 1600),
+        ("kv_cache_sequences", "one_loop", "live"): 170_000 // (6 * 1600),
+        ("kv_cache_sequences", "shared", "max_model_len"): 100 // (10 + 2),
+        ("kv_cache_sequences", "sequential", "max_model_len"): 170_000 // (2 * 10 * 1600),
+        ("kv_cache_sequences", "one_loop", "max_model_len"): 170_000 // (10 * 1600),
+        ("loop_gate_sum", "1"): 5.5,
+        ("loop_gate_count", "1"): 8,
+        ("loop_change_sum", "1"): 2.25,
+        ("loop_change_count", "1"): 8,
+        ("loop_sampled_tokens_total", "1"): 8,
+        ("loop_top_token_changes_total", "1"): 3,
+    }
+    samples = {
+        (sample.name.removeprefix("loopserve_"), *sample.labels.values()): sample.value
+        for family in parse(generate_latest(metrics.registry).decode())
+        for sample in family.samples
+    }
+    assert {key: samples.get(key) for key in expected} == expected
+    assert not [key for key in samples if key[0].startswith("loop_") and key[-1] == "0"]
+    of_cache = [key for key in samples if key[0].startswith("kv_cache_") and "blocks" not in key[0]]
+    assert len(of_cache) == 11 + 1, "and the share that is used"
+
+
+def test_an_idle_engine_holds_nothing_and_has_no_live_length() -> None:
+    info = msgspec.structs.replace(FakeCore().ready(), cache=SIZES)
+    for stats in (EngineStats(), EngineStats(cache=CacheUse(blocks=[0, 0], carry_slots=[0]))):
+        metrics = ServerMetrics("1")
+        metrics.registry.register(EngineCollector(FakeSource(info, stats)))
+        assert value(metrics, "kv_cache_bytes", group="window", loop="1") == 0
+        assert value(metrics, "kv_cache_bytes", group="carry", loop="0") == 0
+        assert value(metrics, "kv_cache_baseline_bytes", layout="sequential") == 0
+        assert value(metrics, "kv_cache_sequences", layout="shared", length="live") is None
+        assert value(metrics, "kv_cache_sequences", layout="shared", length="max_model_len") is not None
+        assert value(metrics, "loop_gate_count", loop="1") is None
 
 
 def test_nothing_is_invented_before_the_engine_is_ready() -> None:

@@ -19,7 +19,7 @@ from tests.server.played import Played
 Make = Callable[..., Played]
 HI = [{"role": "user", "content": "a"}]
 BODIES: dict[str, dict[str, Any]] = {
-    "/v1/completions": {"prompt": "a", "logprobs": 1, "echo": True},
+    "/v1/completions": {"prompt": "a", "logprobs": 1, "echo": True, "loop_logprobs": True},
     "/v1/chat/completions": {"messages": HI},
     "/v1/fim/completions": {"prompt": "a", "suffix": "b"},
     "/infill": {"input_prefix": "a", "input_suffix": "b"},
@@ -82,7 +82,16 @@ def test_answers_are_as_described(played: Make, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/models", "/v1/models/tiny", "/tokenizer_info", "/health", "/ready", "/version", "/calibrate"],
+    [
+        "/v1/models",
+        "/v1/models/tiny",
+        "/tokenizer_info",
+        "/health",
+        "/ready",
+        "/version",
+        "/calibrate",
+        "/cache",
+    ],
 )
 def test_answers_without_a_body_are_as_described(played: Make, path: str) -> None:
     response = played().ask(path, method="GET")

@@ -60,6 +60,7 @@ def test_engine_options_are_all_passed_on() -> None:
         "self_check": False,
         "calibration_time": 0,
         "shadow_steps": 100,
+        "loop_metrics_sample": 0.5,
     }
     options = load_settings({"model": "m/n", **given}).engine_options(Path("/models/x"))
     assert options.kv_cache_memory == 2 * 1024**3
