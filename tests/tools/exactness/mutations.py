@@ -14,8 +14,8 @@ import engine.core as core_module
 import engine.row_batch as row_batch_module
 import engine.sampler as sampler_module
 from engine.runner import ModelRunner
-from engine.tap import Tap
 from engine.sampler import SamplingState
+from engine.tap import Tap
 from kernels.panel_linear import PanelLinear
 from scheduler.carry_pool import CarryPool
 from scheduler.sequence import Sequence
