@@ -20,7 +20,10 @@ from tools.browser.chromium import chromium
 
 Scheme = Literal["light", "dark"]
 
-OPTIONS = ("--kv-cache-memory", "16MiB", "--calibration-time", "20", "--loop-metrics-sample", "0.1")
+OPTIONS = (
+    *("--kv-cache-memory", "16MiB", "--loop-metrics-sample", "0.1", "--calibration-time", "20"),
+    *("--threads", "1"),  # the browser and the clients want a core, too
+)
 LOAD_SECONDS = 25
 CLIENTS = 3
 PROMPTS = (
