@@ -14,7 +14,7 @@ from tests.server.live import LiveServer, live_server
 from tools.browser.chromium import chromium
 
 DEMO = Path(__file__).resolve().parents[3] / "models" / "demo"
-OPTIONS = ("--kv-cache-memory", "64MiB", "--no-self-check")
+OPTIONS = ("--kv-cache-memory", "64MiB", "--no-self-check", "--calibration-time", "2")
 SECONDS = 20_000.0
 """How long anything on the page may take, in Playwright's milliseconds."""
 

@@ -75,6 +75,8 @@ def test_the_panels_fill_while_a_real_server_works(page: Watched) -> None:
     expect(legend.nth(0)).to_contain_text("generated")
     expect(legend.nth(0).locator("b")).not_to_have_text("–")
     expect(legend.nth(0).locator("b")).not_to_have_text("0")
+    expect(panel(page, "Decode pass").locator(".headline strong")).to_have_text(re.compile(r"^\d+\.\d\d×$"))
+    expect(panel(page, "Cache of live sequences").locator(".headline")).to_contain_text("tokens")
     expect(panel(page, "Latency, mean").locator(".legend b").nth(0)).to_contain_text("s")
     expect(panel(page, "Loops").locator("tbody tr")).to_have_count(2)
     page.page.keyboard.press("Escape")  # it may have ended by now
