@@ -1,4 +1,4 @@
-"""Times crowds with all loops in one pass against one loop per pass, by turns, one pair at a time."""
+"""Times crowds with all loops in one pass against one loop per pass, in pairs, by turns."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from engine.baseline.grid import Point
 from engine.baseline.pass_clock import Clock
-from engine.baseline.synthetic import SyntheticCrowds
+from engine.baseline.synthetic import Crowd, SyntheticCrowds
 from engine.messages import CalibratedCell
 from engine.runner import ModelRunner
 from scheduler.step_plan import StepPlan
 
 ROUNDS = 7
-"""Most pairs per crowd. The first doesn't count, and of the others each way goes first in half."""
-STRETCH_S = 0.01
-MOST_REPEATS = 8
-"""A way that is quicker than `STRETCH_S` is timed several times in a row: short passes are easily disturbed."""
+"""Most visits to a crowd."""
+VISIT_S = 0.03
+MOST_PAIRS = 8
+"""A visit whose pairs are short makes several: whatever else the machine does disturbs few of many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Pair:
 
 
 class Calibration:
-    """One run over all crowds, in rounds: each round measures one pair of every crowd that fits, in order of worth.
+    """One run over all crowds, in rounds: each round visits every crowd that fits, in order of worth.
 
-    Iterating measures a pair per turn, until the seconds are spent or there is nothing more to do. The budget is
-    looked at between pairs, and the first pair is always measured.
+    Iterating makes a visit per turn, until the seconds are spent or there is nothing more to do. A visit measures one
+    pair, or some if they are short. The budget is looked at between visits, and the first is always made.
 
     Attributes:
         spent: seconds so far, of this run's own work.
@@ -65,43 +65,46 @@ class Calibration:
 
     def cells(self) -> list[CalibratedCell]:
         """What was found, by sequences and context."""
-        return [_cell(point, pairs) for point, pairs in sorted(self._pairs.items())]
+        return [_cell(point, pairs) for point, pairs in sorted(self._pairs.items()) if pairs]
 
     def _measure_all(self) -> Iterator[None]:
-        for round_ in range(ROUNDS):
+        for _ in range(ROUNDS):
             measured = False
             for point in self._points:
                 if self._pairs and self.spent >= self._seconds:
                     return
-                pair = self._measure(point, parallel_first=round_ % 2 == 0)
-                if pair is None:
-                    continue
-                measured = True
-                self._pairs.setdefault(point, []).append(pair)
-                yield
+                if self._visit(point):
+                    measured = True
+                    yield
             if not measured:
                 return
 
-    def _measure(self, point: Point, *, parallel_first: bool) -> Pair | None:
-        """Seconds of both ways; None if the crowd doesn't fit now."""
+    def _visit(self, point: Point) -> bool:
+        """Measure a pair or some; False if the crowd doesn't fit now."""
         with self._crowds.crowd(point) as crowd:
             if crowd is None:
-                return None
+                return False
             # Doesn't count: a pass of a running server finds in the caches what the one before left.
-            first = self._time([crowd.parallel], 1)
-            repeats = min(MOST_REPEATS, 1 + int(STRETCH_S / max(first, STRETCH_S / MOST_REPEATS)))
-            if parallel_first:
-                parallel = self._time([crowd.parallel], repeats)
-                return Pair(parallel, self._time(crowd.sequential, repeats))
-            sequential = self._time(crowd.sequential, repeats)
-            return Pair(self._time([crowd.parallel], repeats), sequential)
+            self._time([crowd.parallel])
+            pairs, stop = self._pairs.setdefault(point, []), self._clock() + VISIT_S
+            for _ in range(MOST_PAIRS):
+                pairs.append(self._pair(crowd, parallel_first=len(pairs) % 2 == 0))
+                if self._clock() >= stop:
+                    break
+        return True
 
-    def _time(self, passes: list[StepPlan], repeats: int) -> float:
-        """Seconds of these passes, mean of so many times in a row."""
+    def _pair(self, crowd: Crowd, *, parallel_first: bool) -> Pair:
+        if parallel_first:
+            parallel = self._time([crowd.parallel])
+            return Pair(parallel, self._time(crowd.sequential))
+        sequential = self._time(crowd.sequential)
+        return Pair(self._time([crowd.parallel]), sequential)
+
+    def _time(self, passes: list[StepPlan]) -> float:
         started = self._clock()
-        for plan in passes * repeats:
+        for plan in passes:
             self._runner.run(plan)
-        return (self._clock() - started) / repeats
+        return self._clock() - started
 
 
 def _cell(point: Point, pairs: list[Pair]) -> CalibratedCell:

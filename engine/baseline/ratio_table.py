@@ -47,8 +47,11 @@ class RatioTable:
         self._seconds = _Surface({})
 
     def put(self, cells: dict[Point, Cell]) -> None:
-        """Enter cells, in place of what was known of the same points."""
-        self.cells |= cells
+        """Enter cells, in place of what was known of the same points.
+
+        A ratio above R is the machine's noise: no loop's own pass takes longer than the pass that has its rows, too.
+        """
+        self.cells |= {p: replace(cell, ratio=min(cell.ratio, self.num_loops)) for p, cell in cells.items()}
         self._ratios = _Surface({point: math.log(cell.ratio) for point, cell in self.cells.items()})
         self._seconds = _Surface(
             {point: math.log(cell.parallel_seconds) for point, cell in self.cells.items()}

@@ -8,7 +8,7 @@ import torch
 
 import engine.baseline.baseline as baseline_module
 from engine.baseline.baseline import Baseline
-from engine.baseline.calibration import MOST_REPEATS, ROUNDS
+from engine.baseline.calibration import MOST_PAIRS, ROUNDS
 from engine.baseline.grid import Point, points_by_worth
 from engine.baseline.synthetic import SyntheticCrowds
 from engine.core import EngineCore
@@ -74,22 +74,20 @@ def test_by_turns_each_way_goes_first() -> None:
     assert len(per_pair) == ROUNDS
 
 
-def test_short_passes_are_timed_several_times_in_a_row() -> None:
-    core, timed = timed_core(
-        TWO,
-        calibration_time=1000,
-        cost=lambda plan: rows_cost(plan) / 5,
-        max_num_seqs=1,
-        max_model_len=8,
-    )
-    assert [plan.num_rows for plan in timed.plans[: 1 + 3 * 5]] == [2] + [2] * 5 + [1] * 10
+def test_short_pairs_are_measured_several_times_in_a_row_and_a_hiccup_does_not_matter() -> None:
+    hiccups = iter([0.0, 0.0, 0.0, 0.0, 9.0])
+
+    def cost(plan: StepPlan) -> float:
+        return 0.0001 * (10 + plan.num_rows) + next(hiccups, 0.0)
+
+    core, timed = timed_core(TWO, calibration_time=1000, cost=cost, max_num_seqs=1, max_model_len=8)
+    sizes = [plan.num_rows for plan in timed.plans]
+    assert sizes[:7] == [2, 2, 1, 1, 1, 1, 2]
     cell = calibrated(core).cells[0]
-    assert cell.parallel_seconds == pytest.approx(0.012 / 5)
-    assert cell.sequential_seconds == pytest.approx(0.022 / 5)
-    core, timed = timed_core(
-        TWO, calibration_time=1000, cost=lambda plan: 0.0001, max_num_seqs=1, max_model_len=8
-    )
-    assert len(timed.plans) == ROUNDS * (1 + 3 * MOST_REPEATS)
+    assert cell.ratio == pytest.approx(2 * 11 / 12)
+    # The hiccup cut the first visit short.
+    assert cell.pairs == 2 + MOST_PAIRS * (ROUNDS - 1) - 1
+    assert len(sizes) == ROUNDS + 3 * (cell.pairs + 1)
 
 
 def test_the_first_pair_of_a_crowd_does_not_count_if_there_are_others() -> None:
@@ -309,6 +307,17 @@ def test_a_failure_ends_a_calibration_and_nothing_else(caplog: pytest.LogCapture
     check_idle(core.scheduler)
     timed.cost = rows_cost
     assert Driver(core).one([5, 6], max_tokens=4).tokens == TWO.driver().one([5, 6], max_tokens=4).tokens
+
+
+def test_a_failure_in_the_first_pair_leaves_no_cell() -> None:
+    def cost(plan: StepPlan) -> float:
+        if plan.num_rows == 1:
+            raise RuntimeError("no single loops here")
+        return rows_cost(plan)
+
+    core, _ = timed_core(TWO, calibration_time=1000, cost=cost)
+    assert calibrated(core).cells == []
+    check_idle(core.scheduler)
 
 
 def test_a_fatal_failure_is_not_kept_in() -> None:

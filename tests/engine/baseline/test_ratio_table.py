@@ -150,6 +150,14 @@ def test_a_cell_that_did_not_fit_begins_with_what_its_neighbours_say() -> None:
     assert table.cells[Point(64, 512)] == Cell(pytest.approx(0.01), pytest.approx(1.5))
 
 
+def test_more_than_a_pass_per_loop_is_noise() -> None:
+    table = table_of({Point(1, 512): Cell(0.01, 9.1), Point(64, 512): Cell(0.01, 1.5)})
+    assert full(table, 1, 512) == pytest.approx(3.0)
+    for _ in range(50):
+        table.observe([1, 1, 1], 512, 0.01, 0.09)
+    assert full(table, 1, 512) == pytest.approx(3.0)
+
+
 def test_a_pass_of_one_loop_moves_nothing() -> None:
     table = table_of({Point(1, 512): Cell(0.01, 1.5)})
     table.observe([1], 512, 0.01, 0.05)
