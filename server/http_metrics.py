@@ -11,6 +11,16 @@ from server.metric_buckets import Bounds
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
+def method_of(scope: Scope) -> str:
+    """The method of a request, if it is one of the usual ones."""
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that a request took, once the application has handled it."""
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
 class HttpSeries:
     """The HTTP series on one registry."""
 
@@ -58,7 +68,6 @@ class HttpMetricsMiddleware:
             with self._series.active.track_inprogress():
                 await self._app(scope, receive, watch)
         finally:
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            path = getattr(scope.get("route"), "path", "unmatched")
+            method, path = method_of(scope), route_of(scope)
             self._series.requests.labels(method, path, str(status)).inc()
             self._series.seconds.labels(method, path).observe(time.perf_counter() - started)
