@@ -94,7 +94,9 @@ class DecodeWatch:
     def run(self, plan: StepPlan, tap: LoopTap | None = None) -> Pass:
         """Compute a non-empty plan; see `run_pass`."""
         decode = decode_pass(plan, self._execution)
-        if decode is None:
+        if decode is None or (
+            tap is not None and self._runner.graphs is not None
+        ):  # a tapped pass has no graph
             return run_pass(self._runner, plan, tap)
         shadow = self._shadow(plan) if self._is_shadows_turn(plan, decode) else None
         started = self._clock()

@@ -97,7 +97,7 @@ def check_use(scheduler: Scheduler) -> None:
     seed=st.integers(0, 10**6),
     num_loops=st.integers(1, 4),
     offset=st.integers(0, 1),
-    window=st.integers(1, 6),
+    window=st.integers(0, 6),
     block_size=st.integers(1, 5),
     most_cells=st.sampled_from([3, 16, MOST_CELLS]),
     execution=st.sampled_from(["parallel", "sequential"]),
