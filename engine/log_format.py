@@ -73,6 +73,8 @@ def _fitting(line: dict[str, Any]) -> str:
     Of an exception that is its end. Half a surrogate pair is text to Python, but to few others that read JSON.
     """
     for key, value in line.items():
+        if not isinstance(value, str | int | float | None):
+            line[key] = value = str(value)
         if isinstance(value, str):
             whole = (
                 value if key == "exception" else value[:MAX_LINE_BYTES]

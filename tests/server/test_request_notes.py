@@ -46,6 +46,12 @@ def test_an_answer_leaves_its_times_and_counts(
     assert "hello" not in str(fields)
 
 
+def test_the_engine_is_told_the_clients_id(played: Callable[..., Played]) -> None:
+    server = played()
+    server.ask(COMPLETIONS, {"prompt": "a", "n": 2}, headers={"x-request-id": "mine"})
+    assert [request.label for request in server.host.requests] == ["mine", "mine"]
+
+
 def test_what_ends_too_late_is_noted_as_an_error(
     played: Callable[..., Played], told: Callable[[], Any]
 ) -> None:
