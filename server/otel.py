@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from server.http_metrics import OTHER_METHOD, UNMATCHED
 from server.request_notes import FinishedRequest, RequestNotes
 from server.version import package_version
 
@@ -68,7 +69,7 @@ class OtelTracer:
         clock = _WallClock()
         notes = request.notes
         span = self._tracer.start_span(
-            f"{request.method} {request.route}",
+            _span_name(request),
             context=_parent(request.headers),
             kind=SpanKind.SERVER,
             attributes=_http_attributes(request) | (self._model_attributes(request) if notes.answer else {}),
@@ -147,14 +148,22 @@ class _WallClock:
         return self._offset + int(monotonic * 1e9)
 
 
+def _span_name(request: FinishedRequest) -> str:
+    method = "HTTP" if request.method == OTHER_METHOD else request.method
+    return method if request.route == UNMATCHED else f"{method} {request.route}"
+
+
 def _http_attributes(request: FinishedRequest) -> Attributes:
     attributes: Attributes = {
-        "http.request.method": request.method,
-        "http.route": request.route,
+        "http.request.method": "_OTHER" if request.method == OTHER_METHOD else request.method,
         "http.response.status_code": request.status,
         "loopserve.request_id": request.request_id,
     }
-    return attributes | {"error.type": str(request.status)} if request.status >= 500 else attributes
+    if request.route != UNMATCHED:
+        attributes["http.route"] = request.route
+    if request.status >= 500:
+        attributes["error.type"] = str(request.status)
+    return attributes
 
 
 def _parent(headers: Iterable[tuple[bytes, bytes]]) -> Context:

@@ -1,6 +1,7 @@
 """Traces, as a real collector decodes them."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,19 @@ def test_probes_are_left_out_and_refusals_are_not(played: Callable[..., Played])
     assert not any(name.startswith("gen_ai") for name in attributes(root))
     assert root.status.code == Status.STATUS_CODE_UNSET
     assert got.children(root) == []
+
+
+def test_what_a_client_makes_up_names_no_span(played: Callable[..., Played]) -> None:
+    with collector() as got:
+        trace(played(), ("/no/such/path", {"a": 1}), url=got.url)
+        url = got.url
+        tracer = OtelTracer(url, "tiny")
+        tracer.on_request(dataclasses.replace(finished(), method="other"))
+        asyncio.run(tracer.close())
+    unmatched, other = got.roots
+    assert unmatched.name == "POST"
+    assert "http.route" not in attributes(unmatched)
+    assert (other.name, attributes(other)["http.request.method"]) == (f"HTTP {COMPLETIONS}", "_OTHER")
 
 
 def test_a_failure_is_marked(played: Callable[..., Played]) -> None:
