@@ -122,7 +122,7 @@ class Settings(LimitSettings):
         None,
         max_length=2048,
         description="URL of an OpenTelemetry collector (OTLP over HTTP) that is sent a trace per request. "
-        "Needs loopserve[otel].",
+        "Needs the extra 'otel'.",
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
