@@ -1,8 +1,8 @@
 """Requests as OpenTelemetry's spans, sent over OTLP/HTTP. Loaded by `server.tracing` where it is asked for.
 
 Spans are made when a request has ended, out of times that were noted on its way: until then tracing costs nothing, and
-then some tens of microseconds. A thread of OpenTelemetry's sends them. If the collector doesn't keep up, the oldest
-are dropped.
+then about a tenth of a millisecond. A thread of OpenTelemetry's sends them. If the collector doesn't keep up,
+the oldest are dropped.
 """
 
 import asyncio
