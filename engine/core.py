@@ -157,7 +157,9 @@ class EngineCore:
         except BaseException as error:
             if is_fatal(error):
                 raise
-            raise RequestFailedError(self._give_up(request.request_id, "admission", error)) from error
+            raise RequestFailedError(
+                self._give_up(request.request_id, "admission", error, request.label)
+            ) from error
 
     def _check(self, request: Request) -> None:
         """Refuse what can never be served: below every front end, so none can forget a bound."""
@@ -253,7 +255,7 @@ class EngineCore:
             except BaseException as error:
                 if is_fatal(error):
                     raise
-                text = self._give_up(request.request_id, "grammar", error)
+                text = self._give_up(request.request_id, "grammar", error, request.label)
                 refused.append(_refusal(request, text, invalid=False))
         return refused
 
@@ -277,12 +279,17 @@ class EngineCore:
             for failure in failures
         ]
 
-    def _give_up(self, request_id: str, stage: Stage, error: BaseException) -> str:
+    def _give_up(self, request_id: str, stage: Stage, error: BaseException, label: str = "") -> str:
         """Forget a request that something broke on; returns what to tell the client."""
         self.isolated_errors += 1
-        extra = {"request_id": request_id}
+        if request_id in self.active:
+            label = self.active[request_id].request.label
         logger.error(
-            "request %s failed alone in its %s stage", request_id, stage, exc_info=error, extra=extra
+            "request %s failed alone in its %s stage",
+            request_id,
+            stage,
+            exc_info=error,
+            extra={"request_id": label or request_id},
         )
         traceback.clear_frames(error.__traceback__)  # a pass's tensors would live as long as the error
         self.abort(request_id)

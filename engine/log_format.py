@@ -70,11 +70,16 @@ class JsonFormatter(logging.Formatter):
 def _fitting(line: dict[str, Any]) -> str:
     """The object in at most `MAX_LINE_BYTES`: of the longest text half is left, until it fits.
 
-    Of an exception that is its end.
+    Of an exception that is its end. Half a surrogate pair is text to Python, but to few others that read JSON.
     """
     for key, value in line.items():
-        if isinstance(value, str) and key != "exception":
-            line[key] = value[:MAX_LINE_BYTES]  # before it is escaped for nothing
+        if not isinstance(value, str | int | float | None):
+            line[key] = value = str(value)
+        if isinstance(value, str):
+            whole = (
+                value if key == "exception" else value[:MAX_LINE_BYTES]
+            )  # before it is escaped for nothing
+            line[key] = whole.encode(errors="backslashreplace").decode()
     while len(text := json.dumps(line)) > MAX_LINE_BYTES:
         longest = max((key for key in line if isinstance(line[key], str)), key=lambda key: len(line[key]))
         value, half = line[longest], len(line[longest]) // 2

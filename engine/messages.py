@@ -23,6 +23,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tr
         cache_salt: prompts with different salts never share cached blocks; chosen by the client.
         num_loops: loops to run for this sequence, at most the model's R; None is R.
         tenant: who asks, as the server knows it. Tenants never share cached blocks, and each has its share of them.
+        label: what lines in the log call it, for whoever looks for the client's request; "" is `request_id`.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tr
     cache_salt: str = ""
     num_loops: int | None = None
     tenant: str = ""
+    label: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):

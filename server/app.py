@@ -23,7 +23,8 @@ from server.operations import router as operations_router
 from server.panics import PanicMiddleware
 from server.rate_limit_headers import RateLimitHeadersMiddleware
 from server.request_id import RequestIdMiddleware
-from server.request_log import RequestLogMiddleware
+from server.request_log import log_request
+from server.request_notes import RequestNotesMiddleware
 from server.state import AppState
 from server.static_page import load_page, page_router
 from server.version import package_version
@@ -77,7 +78,10 @@ def create_app(state: AppState, api_keys: ApiKeys | None = None) -> FastAPI:
     app.add_middleware(AnthropicErrorsMiddleware)
     app.add_middleware(HttpMetricsMiddleware, series=HttpSeries(state.metrics.registry, state.metrics.bounds))
     app.add_middleware(CloseWhileDrainingMiddleware, client=state.client)
-    if state.settings.log_requests:
-        app.add_middleware(RequestLogMiddleware)
+    observers = [log_request] if state.settings.log_requests else []
+    if state.tracer is not None:
+        observers.append(state.tracer.on_request)
+    if observers:
+        app.add_middleware(RequestNotesMiddleware, observers=observers)
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -24,6 +24,7 @@ from server.metrics import ServerMetrics
 from server.model_trial import try_model
 from server.settings import Settings
 from server.state import AppState
+from server.tracing import make_tracer
 from server.version import package_version
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,9 @@ def build_state(settings: Settings) -> AppState:
         chat_template=template,
         dialect=chat_dialect(template, tokenizer, settings.tool_call_parser, settings.reasoning_parser),
         created=int(time.time()),
+        tracer=None
+        if settings.otlp_endpoint is None
+        else make_tracer(settings.otlp_endpoint, settings.model_name),
     )
 
 

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from engine.errors import EngineStartError, LoopserveError, ModelError
 from engine.log_format import log_to_stderr
+from server import request_log
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.bootstrap import build_state
@@ -92,6 +93,7 @@ def serve(
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
     log_format: Annotated[str | None, _option("log_format", SERVER, "text|json")] = None,
     log_requests: Annotated[bool | None, _option("log_requests", SERVER)] = None,
+    otlp_endpoint: Annotated[str | None, _option("otlp_endpoint", SERVER, "URL")] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
     key_concurrency: Annotated[int | None, _option("key_concurrency", ACCESS)] = None,
@@ -222,8 +224,10 @@ def _exit_code(error: LoopserveError) -> int:
 
 def _serve(settings: Settings) -> int:
     log_to_stderr(settings.log_level.upper(), settings.log_format)
-    for chatty in ("httpx", "uvicorn.error"):
+    for chatty in ("httpx", "uvicorn.error", "urllib3"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    if settings.log_requests:  # asked for by name, so whatever the level of the rest
+        logging.getLogger(request_log.__name__).setLevel(logging.INFO)
     raise_file_limit()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can do something about it
     keys = ApiKeys(settings.all_api_keys())

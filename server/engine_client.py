@@ -349,8 +349,8 @@ class EngineClient:
         for request_id in message.stats.admitted:
             if request_id in self._streams:
                 stream = self._streams[request_id]
-                queued = self._clock() - stream.started - message.stats.step_seconds
-                self._observer.on_admitted(max(queued, 0.0))
+                stream.begun = max(self._clock() - message.stats.step_seconds, stream.started)
+                self._observer.on_admitted(stream.begun - stream.started)
                 self._take_up(stream)
         for output in message.outputs:
             if output.request_id in self._streams:

@@ -8,7 +8,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.metric_buckets import Bounds
 
+OTHER_METHOD = "other"
+UNMATCHED = "unmatched"
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+def method_of(scope: Scope) -> str:
+    """The method of a request, or `OTHER_METHOD` if it is none of the usual ones."""
+    return scope["method"] if scope["method"] in _METHODS else OTHER_METHOD
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that a request took, once the application has handled it, or `UNMATCHED`."""
+    return str(getattr(scope.get("route"), "path", UNMATCHED))
 
 
 class HttpSeries:
@@ -58,7 +70,6 @@ class HttpMetricsMiddleware:
             with self._series.active.track_inprogress():
                 await self._app(scope, receive, watch)
         finally:
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            path = getattr(scope.get("route"), "path", "unmatched")
+            method, path = method_of(scope), route_of(scope)
             self._series.requests.labels(method, path, str(status)).inc()
             self._series.seconds.labels(method, path).observe(time.perf_counter() - started)

@@ -22,3 +22,5 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
         await state.client.stop()
         await state.grammars.close()
+        if state.tracer is not None:
+            await state.tracer.close()

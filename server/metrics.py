@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from engine.messages import StepShape
 from server.admission import Refusal
 from server.metric_buckets import bounds_with
-from server.request_metrics import RequestMetrics, RequestSeries
+from server.request_metrics import FinishedReason, RequestMetrics, RequestSeries
 from server.strict_http import ConnectionEnd
 
 PHASES = ("prefill", "decode", "mixed")
@@ -102,9 +102,9 @@ class ServerMetrics:
         """The event loop came so late to something."""
         self._loop_lag.observe(seconds)
 
-    def request(self) -> RequestMetrics:
-        """Start timing one sequence; call it when the request arrives."""
-        return RequestMetrics(self._requests, self._clock)
+    def request(self, on_end: Callable[[FinishedReason], None] | None = None) -> RequestMetrics:
+        """Start timing one sequence; call it when the request arrives. `on_end` is told how it ended."""
+        return RequestMetrics(self._requests, self._clock, on_end)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"loopserve_{name}", text, labels, registry=self.registry)

@@ -60,9 +60,13 @@ class RequestMetrics:
     cancelled) or, when an exception leaves it, as "error"; so no path can forget to count.
     """
 
-    def __init__(self, series: RequestSeries, clock: Clock) -> None:
+    def __init__(
+        self, series: RequestSeries, clock: Clock, on_end: Callable[[FinishedReason], None] | None = None
+    ) -> None:
+        """`on_end` is told once how the sequence ended."""
         self._series = series
         self._clock = clock
+        self._on_end = on_end
         self._started = clock()
         self._first_token: float | None = None
         self._last_token = 0.0
@@ -100,6 +104,8 @@ class RequestMetrics:
         self._finished = True
         series = self._series
         series.success.labels(reason).inc()
+        if self._on_end is not None:
+            self._on_end(reason)
         series.num_generation_tokens.observe(self._generated)
         if reason not in ("stop", "length"):
             return

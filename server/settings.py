@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -116,6 +117,12 @@ class Settings(LimitSettings):
     log_format: LogFormat = Field("text", description="Lines of text, or one JSON object per line.")
     log_requests: bool = Field(
         False, description="Log one line per request: how it ended, times and counts, none of its text."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        max_length=2048,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP) that is sent a trace per request. "
+        "Needs the extra 'otel'.",
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -236,6 +243,13 @@ class Settings(LimitSettings):
         hosts = value.split(",") if isinstance(value, str) else value
         return tuple(allowed_host(str(host)) for host in hosts) if isinstance(hosts, list | tuple) else hosts
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is not None and not _is_base_url(value):
+            raise ValueError("is no URL such as http://localhost:4318")
+        return value
+
     @field_validator("model_overrides", "histogram_buckets", mode="before")
     @classmethod
     def _parse_json(cls, value: object) -> object:
@@ -310,6 +324,19 @@ class Settings(LimitSettings):
             shadow_steps=self.shadow_steps,
             loop_metrics_sample=self.loop_metrics_sample,
         )
+
+
+def _is_base_url(text: str) -> bool:
+    """Whether a path can be put behind it and the whole asked for."""
+    try:
+        url = urlsplit(text)
+        _ = url.port  # read by the property
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return (
+        plain and url.scheme in ("http", "https") and bool(url.hostname) and not (url.query or url.fragment)
+    )
 
 
 def load_settings(given: Mapping[str, object]) -> Settings:

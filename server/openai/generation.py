@@ -1,7 +1,6 @@
 """Runs the choices of one request against the engine and merges what comes."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Container
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ from engine.messages import RequestOutput, TokenLogprob
 from server.detokenize import TextAssembler
 from server.engine_streams import EngineStream
 from server.openai.errors import engine_error
-from server.request_log import RequestNotes, current_notes
 from server.request_metrics import RequestMetrics
+from server.request_notes import RequestNotes, current_notes
 from server.state import AppState
 
 DECODER_CONTEXT = 64
@@ -77,35 +76,21 @@ async def run_choices(
     Raises:
         UnavailableError, EngineDeadError, InvalidRequestError, ApiError: the first one that any choice meets.
     """
-    notes = current_notes()
-    if notes is not None:
-        notes.answer = choices[0].request.request_id.rpartition("-")[0]
-        notes.prompt_tokens = sum(len(choice.request.prompt_token_ids) for choice in choices)
     with state.key_limits.hold(state.account, [choice.request for choice in choices]) as hold:
         async with aclosing(_run_all(state, choices, ended, taken_up)) as deltas:
             async for delta in deltas:
                 hold.generated += len(delta.token_ids)
-                if notes is not None:
-                    _note(notes, delta)
                 yield delta
-
-
-def _note(notes: RequestNotes, delta: Delta) -> None:
-    notes.generated_tokens += len(delta.token_ids)
-    notes.loops = delta.num_loops
-    if notes.first_token is None and delta.token_ids:
-        notes.first_token = time.monotonic()
-    if delta.finish_reason is not None:
-        notes.finish_reasons.append(delta.finish_reason)
-        notes.cached_tokens += delta.cached_tokens
 
 
 async def _run_all(
     state: AppState, choices: list[Choice], ended: Container[int], taken_up: asyncio.Future[None] | None
 ) -> AsyncGenerator[Delta, None]:
     """The same, whatever the key may use."""
-    streams = state.client.submit([choice.request for choice in choices], taken_up)
-    running = [_run_choice(state, *pair, ended) for pair in zip(choices, streams, strict=True)]
+    streams, notes = state.client.submit([choice.request for choice in choices], taken_up), current_notes()
+    if notes is not None:
+        _note_submitted(notes, choices, streams)
+    running = [_run_choice(state, *pair, ended, notes) for pair in zip(choices, streams, strict=True)]
     try:
         # One has nothing to merge: a task and a queue between would cost each token another turn of the event loop.
         async with aclosing(running[0] if len(running) == 1 else _merged(running, ended)) as deltas:
@@ -116,6 +101,14 @@ async def _run_all(
     finally:
         for stream in streams:
             stream.close()
+        if notes is not None:
+            notes.begun = min((stream.begun for stream in streams if stream.begun is not None), default=None)
+
+
+def _note_submitted(notes: RequestNotes, choices: list[Choice], streams: list[EngineStream]) -> None:
+    notes.answer = choices[0].request.request_id.rpartition("-")[0]
+    notes.prompt_tokens = sum(stream.prompt_tokens for stream in streams)
+    notes.submitted = streams[0].started
 
 
 async def _merged(
@@ -154,7 +147,7 @@ async def _pump(running: AsyncGenerator[Delta, None], queue: asyncio.Queue[Delta
 
 
 async def _run_choice(
-    state: AppState, choice: Choice, stream: EngineStream, ended: Container[int]
+    state: AppState, choice: Choice, stream: EngineStream, ended: Container[int], notes: RequestNotes | None
 ) -> AsyncGenerator[Delta, None]:
     prompt, params = choice.request.prompt_token_ids, choice.request.params
     decoder = state.tokenizer.stream_decoder(
@@ -163,11 +156,15 @@ async def _run_choice(
     assembler = TextAssembler(
         decoder, choice.stops, include_stop=choice.include_stop, min_tokens=params.min_tokens
     )
-    with state.metrics.request() as metrics:
+    with state.metrics.request(None if notes is None else notes.finish_reasons.append) as metrics:
         metrics.on_start(len(prompt))
         try:
             async with aclosing(stream) as outputs:
                 async for output in outputs:
+                    if notes is not None:
+                        notes.on_output(
+                            choice.index, len(output.token_ids), output.cached_tokens, output.num_loops
+                        )
                     delta = _delta(choice, assembler, output, metrics)
                     yield delta
                     if delta.finish_reason is not None:

@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+from pathlib import Path
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,6 +95,22 @@ def test_json_carries_the_request_that_is_served() -> None:
     assert "request_id" not in json.loads(logged("a", formatter=JsonFormatter()))
 
 
+def test_fields_that_are_no_json_are_shown_as_text() -> None:
+    fields = {"many": ["x"] * 100_000, "path": Path("/a"), "none": None}
+    out = logged("hello", formatter=JsonFormatter(), fields=fields)
+    assert len(out) <= MAX_LINE_BYTES
+    line = json.loads(out)
+    assert (line["path"], line["none"], line["message"]) == ("/a", None, "hello")
+    assert line["many"].startswith("['x', ")
+
+
+def test_half_a_surrogate_pair_is_shown_and_not_written() -> None:
+    error = ValueError("\udfff the end")
+    line = orjson.loads(logged("half \ud800", error, JsonFormatter(), fields={"path": "\ud83d"}))
+    assert (line["message"], line["path"]) == (r"half \ud800", r"\ud83d")
+    assert line["exception"].endswith(r"ValueError: \udfff the end")
+
+
 def test_json_keeps_the_end_of_a_traceback() -> None:
     line = json.loads(logged("failed", ValueError("x" * 100_000 + " the end"), JsonFormatter()))
     assert line["exception"].endswith("the end")
@@ -106,5 +124,6 @@ def test_any_text_is_one_whole_object_of_bounded_length(text: str, times: int) -
     assert out.isprintable()
     assert len(out) <= MAX_LINE_BYTES
     line = json.loads(out)
+    orjson.loads(out)  # stricter about halves of surrogate pairs
     if len(json.dumps(text * times)) < 1000:
         assert line["message"] == line["path"] == text * times

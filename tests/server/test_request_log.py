@@ -1,6 +1,7 @@
 """One line per request, over a real server whose engine is a process of its own."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 
 from tests.server.live import live_server
 
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+EXAMPLE = re.compile(r"^```json\n(.+server\.request_log.+)$", re.MULTILINE)
 FAKE = "tests.server.fake_server"
 SECRET = "what nobody else should read"
 KEY = "a-key-of-a-client"
@@ -56,6 +59,12 @@ def test_a_line_per_request_as_json(checkpoint: Path) -> None:
     assert streamed["generated_tokens"] == 3
     assert whole["prompt_tokens"] == 2 * streamed["prompt_tokens"] > 0
     assert len(whole["account"]) == 8
+    found_example = EXAMPLE.search(OPERATIONS.read_text())
+    assert found_example is not None
+    documented = json.loads(found_example[1])
+    assert [(name, type(value)) for name, value in documented.items()] == [
+        (name, type(value)) for name, value in whole.items()
+    ]
     [refused] = [line for line in found if line["status"] == 401]
     assert "account" not in refused
     assert "answer" not in refused
