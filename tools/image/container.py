@@ -8,9 +8,12 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 RUNTIME = ("runc",)
 STOP_S = 60.0
@@ -119,6 +122,7 @@ class Container:
         self.name = name
         self.log = log
         self._popen = popen
+        self._began = time.monotonic()
 
     def execute(self, *command: str) -> "subprocess.CompletedProcess[str]":
         """Run a command inside, as the container's user."""
@@ -128,6 +132,15 @@ class Container:
     def stop(self, number: str = "TERM") -> None:
         """Send a signal to process 1."""
         subprocess.run((*RUNTIME, "kill", self.name, number), check=True, capture_output=True)
+
+    def age(self) -> float:
+        """Seconds since the runtime was called."""
+        return time.monotonic() - self._began
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the processes that now run inside."""
+        processes = psutil.Process(self._popen.pid).children(recursive=True)
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
 
     @property
     def running(self) -> bool:
