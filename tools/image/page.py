@@ -28,7 +28,8 @@ def page(results: Sequence[Result], layers: Sequence[Layer], versions: Sequence[
     total = sum(layer.size for layer in layers) / 1e6
     return f"""# The image, built and run
 
-Made by `make image-check` (`tools/image`), with {", ".join(versions)}. No Docker engine and no registry were at hand. So:
+Made by `make image-check` (`tools/image`), with {", ".join(versions)}.
+No Docker engine and no registry were at hand. So:
 
 * **The Dockerfile's target `cpu` was really built**, step by step, by `buildah bud --isolation chroot`, on a
   stand-in for `python:3.11-slim-bookworm`: Debian bookworm from debootstrap with
