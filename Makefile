@@ -9,7 +9,7 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 .PHONY: install serve test lint format clients prometheus dashboards browser screenshot compatibility bench bench-peers \
 	bench-full-size compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash \
 	soak timing key-timing \
-	fuzz-checkpoint exactness mutation clean
+	fuzz-checkpoint exactness mutation image image-check deploy-check clean
 
 install: .venv/installed
 
@@ -124,6 +124,20 @@ attack-peers: .venv/installed-test  ## all that against ours, llama-server and v
 		$(BIN)/python -m tools.attack all --peer $$peer && \
 		$(BIN)/python -m tools.attack disconnects --peer $$peer --count 2000 || exit 1; done
 	$(BIN)/python -m tools.attack report
+
+image:                    ## loopserve:cpu and loopserve:cuda, with a Docker engine
+	for target in cpu cuda; do docker build --target $$target --tag loopserve:$$target \
+		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git rev-parse HEAD) . || exit 1; done
+
+image-check: .venv/installed-test  ## build and run the image without Docker: root, buildah, runc, debootstrap; 20 minutes, 4 GB
+	$(BIN)/python -m tools.image --page docs/results/image.md -- $(BUILDAH_OPTIONS)
+
+deploy-check: .venv/installed-test  ## Dockerfile, Compose and Kubernetes files; what kubectl makes of them, too
+	$(BIN)/pytest tests/deploy/test_dockerfile.py tests/deploy/test_compose.py tests/deploy/test_kubernetes.py
+	mkdir -p build
+	for place in base overlays/gpu; do kubectl kustomize deploy/kubernetes/$$place > build/kubernetes.yaml && \
+		$(BIN)/kubernetes-validate --strict build/kubernetes.yaml || exit 1; done
 
 clean:
 	rm -rf .venv

@@ -6,6 +6,7 @@ A command-line option wins over its environment variable `LOOPSERVE_<NAME>`, whi
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,6 +36,12 @@ from server.text_file import read_text
 
 ENV_PREFIX = "LOOPSERVE_"
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "models" / "demo"
+
+_SERVICE_LINK = re.compile(
+    ENV_PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    rf"|{ENV_PREFIX}\w+_PORT=(tcp|udp|sctp)://.*"
+)
+"""Variables, with values, that Kubernetes puts into every pod for each Service of the namespace."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 ToolCallParserName = Literal["auto", "none", "hermes", "qwen3_coder", "iquest"]
@@ -359,6 +366,11 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     for name in sorted(environment):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            if _SERVICE_LINK.fullmatch(f"{name}={environment[name]}"):
+                raise SettingsError(
+                    f"unknown environment variable {name}: Kubernetes made it of a Service whose name begins with "
+                    "loopserve. Set enableServiceLinks: false in the pod's spec, or name the Service otherwise."
+                )
             close = difflib.get_close_matches(name.upper(), sorted(known), n=1)
             hint = f"; did you mean {close[0]}?" if close else "; unset it."
             raise SettingsError(f"unknown environment variable {name}{hint}")

@@ -82,6 +82,43 @@ def test_unknown_environment_variables_are_refused(monkeypatch: pytest.MonkeyPat
     )
 
 
+@pytest.mark.parametrize("service", ["LOOPSERVE", "LOOPSERVE_GPU"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SERVICE_HOST", "10.0.0.1"),
+        ("SERVICE_PORT", "8000"),
+        ("SERVICE_PORT_HTTP", "8000"),
+        ("PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("PORT_8000_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_variables_that_kubernetes_makes_of_a_service_are_explained(
+    monkeypatch: pytest.MonkeyPatch, service: str, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"{service}_{name}", value)
+    text = refused({"model": "m/n"})
+    assert text.startswith(f"unknown environment variable {service}_{name}: Kubernetes made it of a Service")
+    assert "enableServiceLinks: false" in text
+
+
+def test_all_variables_of_a_service_at_once_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a pod: a port that is no number, of a name that is a setting's, must not be what is complained about."""
+    for name, value in {
+        "LOOPSERVE_PORT": "tcp://10.0.0.1:8000",
+        "LOOPSERVE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "LOOPSERVE_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "LOOPSERVE_PORT_8000_TCP_PORT": "8000",
+        "LOOPSERVE_PORT_8000_TCP_PROTO": "tcp",
+        "LOOPSERVE_SERVICE_HOST": "10.0.0.1",
+        "LOOPSERVE_SERVICE_PORT": "8000",
+        "LOOPSERVE_METRICS_PORT": "tcp://10.0.0.2:9000",
+        "LOOPSERVE_METRICS_SERVICE_HOST": "10.0.0.2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert "enableServiceLinks: false" in refused({"model": "m/n"})
+
+
 @pytest.mark.parametrize(
     ("given", "start"),
     [
