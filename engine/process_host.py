@@ -154,7 +154,8 @@ class ProcessHost:
             *(sys.executable, "-P", "-m", self._module, address, str(heartbeat_path), str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
             env={**BRIEF_SPINNING, **os.environ, "PYTHONPATH": import_path()},
-            process_group=0,  # the terminal's Ctrl-C is for the API process, which then drains
+            # The terminal's Ctrl-C is for the API process, which then drains. (uvloop knows no `process_group`.)
+            start_new_session=True,
         )
 
     def _post(self, data: bytes) -> None:

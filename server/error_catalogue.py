@@ -300,6 +300,13 @@ QUEUE_FULL = ErrorKind(
     "The server is at its limit of {limit} requests; please retry later.",
     "`--max-num-seqs` sequences run and `--max-waiting-requests` wait, or this request's `n` would exceed that.",
 )
+REPLICAS_BUSY = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "unavailable",
+    "No replica can take this request now; please retry later.",
+    "On Ray Serve: all replicas are busy and `max_queued_requests` wait, or none is there.",
+)
 QUEUE_TOKENS_FULL = ErrorKind(
     503,
     SERVER_ERROR,

@@ -173,7 +173,7 @@ class GrammarTrial:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": import_path()},
-            process_group=0,
+            start_new_session=True,  # uvloop knows no `process_group`
         )
 
 
