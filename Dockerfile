@@ -12,6 +12,7 @@ COPY server server
 COPY engine engine
 COPY kernels kernels
 COPY scheduler scheduler
+COPY planning planning
 RUN /opt/venv/bin/pip install --no-cache-dir .
 
 FROM python:3.11-slim
