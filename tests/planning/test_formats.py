@@ -8,7 +8,7 @@ import torch
 from engine.config import load_config
 from engine.options import EngineOptions
 from engine.placement import resolve_placement
-from kernels.panel_linear import PanelLinears
+from kernels.weight_formats import pack
 from planning.errors import PlanError
 from planning.formats import LAYER_BITS, formats_of
 from tests.make_checkpoint import make_checkpoint, random_config
@@ -31,8 +31,8 @@ def test_on_a_cpu_they_are_the_engines(tmp_path: Path, stored: str, dtype: str, 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_bits_of_quantised_weights_are_those_of_the_packed_ones(quantization: str) -> None:
-    linear = PanelLinears(quantization)(torch.randn(256, 1024), None)  # type: ignore[arg-type]
-    assert linear.num_bytes * 8 / (256 * 1024) == LAYER_BITS["cpu"][quantization]  # type: ignore[attr-defined]
+    packed = pack(torch.randn(256, 1024), quantization)  # type: ignore[arg-type]
+    assert packed.num_bytes * 8 / (256 * 1024) == LAYER_BITS["cpu"][quantization]
 
 
 @pytest.mark.parametrize(
