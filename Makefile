@@ -6,9 +6,10 @@ BIN := .venv/bin
 LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instructor pydantic-ai anthropic \
 	llm-comply continue
 
-.PHONY: install serve test lint format clients compatibility bench bench-peers bench-full-size compile-kernels roofline \
-	gpu-check simulate attack attack-disconnects attack-peers overload drain crash soak timing key-timing \
-	fuzz-checkpoint exactness mutation clean
+.PHONY: install serve test lint format clients prometheus dashboards browser screenshot compatibility bench bench-peers \
+	bench-full-size compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash \
+	soak timing key-timing \
+	fuzz-checkpoint exactness mutation image image-check deploy-check clean
 
 install: .venv/installed
 
@@ -24,7 +25,7 @@ install: .venv/installed
 serve: install            ## serve the bundled demo model on 127.0.0.1:8000
 	$(BIN)/loopserve serve models/demo
 
-test: lint clients        ## lint, types and the whole test suite
+test: lint clients prometheus build/grafana-schema/installed browser   ## lint, types and the whole test suite
 	$(BIN)/pytest
 
 lint: .venv/installed-test
@@ -38,6 +39,24 @@ format: .venv/installed-test
 
 clients: .venv/installed-test   ## real clients for the tests, each in an environment under build/clients; needs npm
 	PYTHON=$(BIN)/python sh tools/compatibility/install.sh build/clients $(LIGHT_CLIENTS)
+
+prometheus:               ## Debian's prometheus and promtool for the tests, unpacked under build/prometheus; needs apt-get
+	sh tools/prometheus/install.sh build/prometheus
+
+build/grafana-schema/installed: tools/dashboards/schema/package-lock.json
+	mkdir -p $(@D)
+	cp tools/dashboards/schema/package.json tools/dashboards/schema/package-lock.json $(@D)
+	cd $(@D) && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+dashboards: .venv/installed-test   ## write deploy/grafana/dashboards from tools/dashboards
+	$(BIN)/python -m tools.dashboards
+
+browser:                  ## Chromium for the tests of the page; as root on Debian it is installed
+	sh tools/browser/install.sh
+
+screenshot: .venv/installed-test browser   ## docs/page.png
+	$(BIN)/python -m tools.browser.screenshot docs/page.png
 
 compatibility: .venv/installed-test   ## all clients against a running server, docs/compatibility.md; 15 minutes, 4 GB
 	PYTHON=$(BIN)/python sh tools/compatibility/install.sh build/clients
@@ -105,6 +124,20 @@ attack-peers: .venv/installed-test  ## all that against ours, llama-server and v
 		$(BIN)/python -m tools.attack all --peer $$peer && \
 		$(BIN)/python -m tools.attack disconnects --peer $$peer --count 2000 || exit 1; done
 	$(BIN)/python -m tools.attack report
+
+image:                    ## loopserve:cpu and loopserve:cuda, with a Docker engine
+	for target in cpu cuda; do docker build --target $$target --tag loopserve:$$target \
+		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git rev-parse HEAD) . || exit 1; done
+
+image-check: .venv/installed-test  ## build and run the image without Docker: root, buildah, runc, debootstrap; 20 minutes, 4 GB
+	$(BIN)/python -m tools.image --page docs/results/image.md -- $(BUILDAH_OPTIONS)
+
+deploy-check: .venv/installed-test  ## Dockerfile, Compose and Kubernetes files; what kubectl makes of them, too
+	$(BIN)/pytest tests/deploy/test_dockerfile.py tests/deploy/test_compose.py tests/deploy/test_kubernetes.py
+	mkdir -p build
+	for place in base overlays/gpu; do kubectl kustomize deploy/kubernetes/$$place > build/kubernetes.yaml && \
+		$(BIN)/kubernetes-validate --strict build/kubernetes.yaml || exit 1; done
 
 clean:
 	rm -rf .venv

@@ -63,6 +63,7 @@ def bench(
             CacheDtypeName, _one_of(kv_cache_dtype, "--kv-cache-dtype", get_args(CacheDtypeName))
         ),
         threads=threads,
+        calibration_time=0,
         max_rows_per_step=max_rows_per_step,
     )
     plan = Plan(

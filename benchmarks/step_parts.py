@@ -109,6 +109,8 @@ def main() -> None:
             max_model_len=2 * CONTEXT + WARM_UP + STEPS + 1,
             max_num_seqs=max(arguments.batch),
             prefix_caching=False,
+            calibration_time=0,
+            loop_metrics_sample=0.0,
         )
         core, times = EngineCore.load(options, show_progress=False), PartTimes()
         watch(core.model.runner.model, times)

@@ -10,14 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.active_request import ActiveRequest
+from engine.baseline.baseline import Baseline
+from engine.cache_report import cache_map, cache_use
 from engine.errors import InvalidRequestError, LoopserveError, RequestFailedError
 from engine.grammar_compiler import BackgroundCompiler, GrammarCompiler, load_vocabulary
 from engine.grammar_gate import GrammarGate
 from engine.grammar_state import GrammarState
-from engine.isolated_pass import engine_works, run_pass
+from engine.isolated_pass import Pass, engine_works, run_pass
 from engine.isolation import Boundary, Failure, Stage, failure_text, is_fatal
 from engine.loading import LoadedModel, load_model
-from engine.messages import EngineReady, EngineStats, Request, RequestOutput
+from engine.loop_signals import SignalSampler
+from engine.messages import (
+    CacheMap,
+    Calibrated,
+    DecodeTimes,
+    EngineReady,
+    EngineStats,
+    LoopSignals,
+    Request,
+    RequestOutput,
+    StepShape,
+)
 from engine.options import EngineOptions
 from engine.sampler import Sample, SamplingState
 from engine.sampling_params import (
@@ -47,18 +60,29 @@ class EngineCore:
         failed_steps: steps up to the last one, in a row, that failed for everybody in them.
     """
 
-    def __init__(self, model: LoadedModel, grammars: GrammarCompiler | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        grammars: GrammarCompiler | None = None,
+        baseline: Baseline | None = None,
+        signals: SignalSampler | None = None,
+    ) -> None:
         """An idle engine.
 
         Args:
             grammars: compiles requests' grammars; without it such requests are refused.
+            baseline: times passes, for which it has a clock; without it nothing is timed.
+            signals: looks at some passes; without it at none.
         """
         self.model = model
+        self.baseline = baseline
+        self.signals = signals
         self.gate = GrammarGate(grammars)
         self.scheduler: Scheduler = model.scheduler
         self.active: dict[str, ActiveRequest] = {}
         self.rows_total = [0] * model.config.loops.num_loops
         self.admitted: list[str] = []
+        self.shape = StepShape()
         self.isolated_errors = 0
         self.failed_steps = 0
 
@@ -71,7 +95,14 @@ class EngineCore:
         """
         model = load_model(options, show_progress)
         directory = Path(options.model_dir)
-        return cls(model, BackgroundCompiler(lambda: load_vocabulary(directory, model.config)))
+        baseline = Baseline(model, options)
+        baseline.calibrate_at_start()
+        return cls(
+            model,
+            BackgroundCompiler(lambda: load_vocabulary(directory, model.config)),
+            baseline,
+            SignalSampler.of(model.runner, options.loop_metrics_sample),
+        )
 
     @property
     def has_work(self) -> bool:
@@ -87,6 +118,20 @@ class EngineCore:
     def compiling(self) -> bool:
         """Whether a request waits for its grammar, whose end no message tells."""
         return len(self.gate) > 0
+
+    @property
+    def calibrating(self) -> bool:
+        """Whether `calibrate` has something to do or to say."""
+        return self.baseline is not None and self.baseline.calibrating
+
+    def begin_calibration(self) -> None:
+        """Compare the executions again, in what `calibrate` is given between steps."""
+        if self.baseline is not None:
+            self.baseline.begin_calibration()
+
+    def calibrate(self) -> Calibrated | None:
+        """Measure a little in blocks that nobody holds; returns the result when that was the last of it."""
+        return None if self.baseline is None else self.baseline.calibrate()
 
     def ready(self) -> EngineReady:
         """What clients need to know about the loaded model."""
@@ -112,7 +157,9 @@ class EngineCore:
         except BaseException as error:
             if is_fatal(error):
                 raise
-            raise RequestFailedError(self._give_up(request.request_id, "admission", error)) from error
+            raise RequestFailedError(
+                self._give_up(request.request_id, "admission", error, request.label)
+            ) from error
 
     def _check(self, request: Request) -> None:
         """Refuse what can never be served: below every front end, so none can forget a bound."""
@@ -162,13 +209,14 @@ class EngineCore:
         for sequence in plan.preempted:
             self.active[sequence.sequence_id].loop_logits.clear()
         if not plan.segments:
+            self.shape = StepShape()
             return outputs
-        computed = run_pass(self.model.runner, plan)
+        computed = self._run(plan)
         sampled = sample_sequences(computed.result, self.active)
         failures = computed.failures + sampled.failures
         outputs += self._end_failed(failures)
         kept = self._without(plan, failures)
-        self._count_rows(kept)
+        self._count_rows(plan, kept)
         new_tokens = {
             sequence: sample.token
             for sequence, sample in sampled.samples.items()
@@ -182,6 +230,15 @@ class EngineCore:
         outputs += self._end_failed(unreported)
         self._watch(plan, failures + unreported)
         return outputs
+
+    def _run(self, plan: StepPlan) -> Pass:
+        """Compute a plan, time it, and look at what the loops do in it, each if there is something to it."""
+        tap = None if self.signals is None else self.signals.tap_for(plan)
+        runner, baseline = self.model.runner, self.baseline
+        computed = run_pass(runner, plan, tap) if baseline is None else baseline.run(plan, tap)
+        if self.signals is not None and tap is not None and not computed.failures:
+            self.signals.take(plan, tap)
+        return computed
 
     def _begin_compiled(self) -> list[RequestOutput]:
         """Begin the requests whose grammar is ready; returns the ends of those whose grammar is no good."""
@@ -198,7 +255,7 @@ class EngineCore:
             except BaseException as error:
                 if is_fatal(error):
                     raise
-                text = self._give_up(request.request_id, "grammar", error)
+                text = self._give_up(request.request_id, "grammar", error, request.label)
                 refused.append(_refusal(request, text, invalid=False))
         return refused
 
@@ -222,10 +279,18 @@ class EngineCore:
             for failure in failures
         ]
 
-    def _give_up(self, request_id: str, stage: Stage, error: BaseException) -> str:
+    def _give_up(self, request_id: str, stage: Stage, error: BaseException, label: str = "") -> str:
         """Forget a request that something broke on; returns what to tell the client."""
         self.isolated_errors += 1
-        logger.error("request %s failed alone in its %s stage", request_id, stage, exc_info=error)
+        if request_id in self.active:
+            label = self.active[request_id].request.label
+        logger.error(
+            "request %s failed alone in its %s stage",
+            request_id,
+            stage,
+            exc_info=error,
+            extra={"request_id": label or request_id},
+        )
         traceback.clear_frames(error.__traceback__)  # a pass's tensors would live as long as the error
         self.abort(request_id)
         return failure_text(stage)
@@ -250,18 +315,15 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """Counts after the last step."""
         scheduler = self.scheduler
-        pool, totals = scheduler.blocks, scheduler.totals
-        tables = [sequence.tables for sequence in scheduler.running]
+        pool, totals, use = scheduler.blocks, scheduler.totals, cache_use(scheduler)
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + len(self.gate),
             blocks_total=pool.num_blocks,
             blocks_used=pool.used,
             blocks_cached=len(pool.evictable),
-            shared_blocks_used=len({block for group in tables for block in group[0].blocks}),
-            window_blocks_used=len(
-                {block for group in tables for table in group[1:] for block in table.blocks}
-            ),
+            shared_blocks_used=use.blocks[0],
+            window_blocks_used=sum(use.blocks[1:]),
             preemptions_total=totals.preemptions,
             prefix_query_tokens_total=totals.prefix_query_tokens,
             prefix_hit_tokens_total=totals.prefix_hit_tokens,
@@ -269,11 +331,20 @@ class EngineCore:
             rows_total=list(self.rows_total),
             admitted=self.admitted,
             isolated_errors_total=self.isolated_errors,
+            step=self.shape,
+            decode=DecodeTimes() if self.baseline is None else self.baseline.times,
+            cache=use,
+            signals=LoopSignals() if self.signals is None else self.signals.totals,
         )
 
-    def _count_rows(self, plan: StepPlan) -> None:
-        for segment in plan.segments:
-            self.rows_total[segment.loop] += segment.num_rows
+    def cache_map(self) -> CacheMap:
+        """Where every block of the cache is now."""
+        return cache_map(self.scheduler.blocks, self.scheduler.layout.num_loops)
+
+    def _count_rows(self, plan: StepPlan, kept: StepPlan) -> None:
+        rows = kept.rows_by_loop(len(self.rows_total))
+        self.rows_total = [total + new for total, new in zip(self.rows_total, rows, strict=True)]
+        self.shape = StepShape(phase=plan.phase, rows=rows)
 
     def _output(self, sequence: Sequence, sample: Sample | None) -> RequestOutput:
         """Report a sequence's step and end the sequence if this was its last."""
@@ -299,6 +370,7 @@ class EngineCore:
             cached_tokens=sequence.cached_tokens,
             error=error,
             loop_logprobs=None if sample is None or sample.loop_logprobs is None else [sample.loop_logprobs],
+            loop_tokens=None if sample is None or sample.loop_tokens is None else [sample.loop_tokens],
             num_loops=sequence.layout.num_loops,
             invalid=grammar is not None and grammar.error is not None,
         )

@@ -30,13 +30,14 @@ class DecodeLimits:
     """What decode batches of one engine look like at most.
 
     Attributes:
-        rows_per_sequence: most rows of a decoding sequence: R, or 1 if loops run one after another.
+        rows_per_sequence: sizes that a decoding sequence's rows are padded to, ascending: R, or 1 if loops run one
+            after another, or both if both executions are to be compared.
         window_blocks: entries of a window's block table.
         tiling: of the kernel backend.
     """
 
     num_loops: int
-    rows_per_sequence: int
+    rows_per_sequence: tuple[int, ...]
     max_num_seqs: int
     max_model_len: int
     block_size: int
@@ -66,17 +67,18 @@ class DecodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class DecodeShape:
-    """A shape that has a graph: so many sequences with at most so much context."""
+    """A shape that has a graph: so many sequences with at most so much context and so many rows each."""
 
     sequences: int
     context: int
+    rows: int
 
 
 class DecodeGraphs:
     """All graphs of one engine and the buffer that they read.
 
     Attributes:
-        shapes: ascending in sequences, then in context.
+        shapes: ascending in sequences, then in context, then in rows.
 
     Args:
         run_layers: computes a batch on the device; returns ``[rows, hidden]``.
@@ -95,7 +97,8 @@ class DecodeGraphs:
             shape
             for sequences in limits.sequence_counts()
             for context in limits.contexts()
-            if self._num_parts(shape := DecodeShape(sequences, context)) <= MAX_PARTS
+            for rows in limits.rows_per_sequence
+            if self._num_parts(shape := DecodeShape(sequences, context, rows)) <= MAX_PARTS
         ]
         largest = max(packed_size(self._empty(shape)) for shape in self.shapes)
         self.buffer = torch.zeros(largest, dtype=torch.int32, device=staging.device)
@@ -126,7 +129,12 @@ class DecodeGraphs:
         if batch.num_decode_tiles < sequences or batch.window_tables.shape[-1] > self.limits.window_blocks:
             return None
         context = int(batch.positions.max()) + 1
-        fitting = (s for s in self.shapes if s.sequences >= sequences and s.context >= context)
+        rows = int((batch.tiles[:, 2] - batch.tiles[:, 1]).max())
+        fitting = (
+            shape
+            for shape in self.shapes
+            if shape.sequences >= sequences and shape.context >= context and shape.rows >= rows
+        )
         return next(fitting, None)
 
     def _num_parts(self, shape: DecodeShape) -> int:
@@ -139,7 +147,7 @@ class DecodeGraphs:
     def _empty(self, shape: DecodeShape) -> RowBatch:
         """A batch of padding only."""
         limits, sequences, later = self.limits, shape.sequences, self.limits.num_loops - 1
-        rows, parts = sequences * limits.rows_per_sequence, self._num_parts(shape)
+        rows, parts = sequences * shape.rows, self._num_parts(shape)
 
         def zeros(*sizes: int) -> torch.Tensor:
             return torch.zeros(sizes, dtype=torch.int32)

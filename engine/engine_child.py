@@ -47,7 +47,9 @@ def child_main(arguments: list[str], load: Load) -> int:
         if hello.protocol_version != PROTOCOL_VERSION:
             link.send(EngineFailed("Server and engine are of different versions.", model_error=False))
             return 1
-        log_to_stderr(hello.log_level.upper())
+        log_to_stderr(
+            hello.log_level.upper(), hello.log_format, " (engine)" if hello.log_format == "json" else ""
+        )
         heartbeat = Heartbeat(heartbeat_path)
         return run_engine(
             lambda: load(hello.options, hello.show_progress), link.receive, link.send, heartbeat.beat

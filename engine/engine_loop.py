@@ -10,6 +10,10 @@ import msgspec
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError, is_isolable
 from engine.messages import (
     Abort,
+    CacheMap,
+    Calibrate,
+    Calibrated,
+    DescribeCache,
     EngineFailed,
     EngineReady,
     EngineStats,
@@ -18,6 +22,7 @@ from engine.messages import (
     RequestOutput,
     Shutdown,
     StepOutputs,
+    StepShape,
     ToEngine,
 )
 
@@ -43,6 +48,9 @@ class Core(Protocol):
     @property
     def compiling(self) -> bool: ...
 
+    @property
+    def calibrating(self) -> bool: ...
+
     def ready(self) -> EngineReady: ...
 
     def add(self, request: Request) -> None: ...
@@ -52,6 +60,11 @@ class Core(Protocol):
     def step(self) -> list[RequestOutput]: ...
 
     def stats(self) -> EngineStats: ...
+
+    def begin_calibration(self) -> None: ...
+
+    def calibrate(self) -> Calibrated | None: ...
+    def cache_map(self) -> CacheMap: ...
 
 
 def run_engine(load: Callable[[], Core], receive: Receive, send: Send, beat: Beat) -> int:
@@ -90,7 +103,10 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
         for message in receive(_patience(core)):
             if isinstance(message, Shutdown):
                 return
-            outputs = _apply(core, message, outputs)
+            if isinstance(message, DescribeCache):
+                _describe_cache(core, send)
+            else:
+                outputs = _apply(core, message, outputs)
         working = core.has_work
         started = time.monotonic()
         if working:
@@ -100,25 +116,28 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
         if working or was_working or outputs:
             send(StepOutputs(outputs, _stats(core, seconds)))
         was_working = working
+        if core.calibrating and (calibrated := core.calibrate()) is not None:
+            send(calibrated)
         beat()
 
 
 def _patience(core: Core) -> float:
     """Seconds that the next message may be waited for."""
-    if core.has_work:
+    if core.has_work or core.calibrating:
         return 0.0
     return COMPILING_WAIT_S if core.compiling else IDLE_WAIT_S
 
 
 def _stats(core: Core, step_seconds: float) -> EngineStats:
-    """The core's stats; without a step, its last step's admissions were reported before and must not count twice."""
-    stats = core.stats()
-    admitted = stats.admitted if step_seconds else []
-    return msgspec.structs.replace(stats, step_seconds=step_seconds, admitted=admitted)
+    """The core's stats; without a step, what its last step did was reported before and must not count twice."""
+    stats = msgspec.structs.replace(core.stats(), step_seconds=step_seconds)
+    return stats if step_seconds else msgspec.structs.replace(stats, admitted=[], step=StepShape())
 
 
-def _apply(core: Core, message: Request | Abort, outputs: list[RequestOutput]) -> list[RequestOutput]:
-    """Add or abort. A request that can't be added gets its error as an output, and hurts nobody else.
+def _apply(
+    core: Core, message: Request | Abort | Calibrate, outputs: list[RequestOutput]
+) -> list[RequestOutput]:
+    """Add, abort or begin to calibrate. A request that can't be added gets its error as an output and hurts nobody.
 
     Args:
         outputs: what is to be sent so far.
@@ -126,6 +145,9 @@ def _apply(core: Core, message: Request | Abort, outputs: list[RequestOutput]) -
     Returns:
         What is to be sent then: an aborted request gets nothing more, not even an error.
     """
+    if isinstance(message, Calibrate):
+        core.begin_calibration()
+        return outputs
     if isinstance(message, Abort):
         for request_id in message.request_ids:
             core.abort(request_id)
@@ -137,6 +159,14 @@ def _apply(core: Core, message: Request | Abort, outputs: list[RequestOutput]) -
     except RequestFailedError as error:
         return [*outputs, _refusal(message, str(error), invalid=False)]
     return outputs
+
+
+def _describe_cache(core: Core, send: Send) -> None:
+    """Answer; a failure is not worth the engine, and whoever asked hears nothing."""
+    try:
+        send(core.cache_map())
+    except Exception:
+        logger.exception("the cache could not be described")
 
 
 def _refusal(request: Request, text: str, *, invalid: bool) -> RequestOutput:

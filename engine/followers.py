@@ -20,9 +20,20 @@ import torch
 
 from engine.child_process import import_path
 from engine.errors import EngineDeadError, ModelError
+from engine.log_format import log_format_in_use
 from engine.options import EngineOptions
 from engine.rank_group import RankGroup
-from engine.rank_link import CacheSize, Failed, Join, Loaded, Pass, RankLink, RankMessage, Started
+from engine.rank_link import (
+    CacheSize,
+    Failed,
+    Join,
+    Loaded,
+    Pass,
+    RankLink,
+    RankMessage,
+    Started,
+    WriteBlocks,
+)
 from engine.tensor_parallel import Shard
 from kernels.interface import RowBatch
 from scheduler.step_plan import CarryRestore
@@ -134,7 +145,15 @@ class Followers:
             store = Path(directory) / "store"
             level = logging.getLogger().level
             for follower in self._followers:
-                follower.send(Join(options=options, rank=follower.rank, store=str(store), log_level=level))
+                follower.send(
+                    Join(
+                        options=options,
+                        rank=follower.rank,
+                        store=str(store),
+                        log_level=level,
+                        log_format=log_format_in_use(),
+                    )
+                )
             for follower in self._followers:
                 assert isinstance(follower.receive(START_TIMEOUT_S), Started)
             return RankGroup(Shard(0, options.tensor_parallel_size), store, device)
@@ -172,6 +191,15 @@ class Followers:
         message = Pass.of(batch, restores)
         for follower in self._followers:
             follower.send(message)
+
+    def write_blocks(self, blocks: list[int]) -> None:
+        """Have all write something into these cache blocks.
+
+        Raises:
+            EngineDeadError: one of them is gone.
+        """
+        for follower in self._followers:
+            follower.send(WriteBlocks(blocks))
 
     def check(self) -> None:
         """See that all are alive, without waiting.

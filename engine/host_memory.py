@@ -11,7 +11,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def available_memory() -> int:
     """Bytes: what the machine has left, its control groups (containers, services) allow and its own limit allows."""
-    return max(0, min(psutil.virtual_memory().available, *_left_in_groups(), *_left_of_limit()))
+    return max(0, min([psutil.virtual_memory().available, *_left_in_groups(), *_left_of_limit()]))
 
 
 def gibibytes(num_bytes: float) -> str:

@@ -5,6 +5,7 @@ LoopCoder-V2 in bfloat16 (14 layers, 8 KV heads of 128, R = 2, W = 64, hidden 51
 """
 
 from engine.config import ModelConfig
+from engine.messages import CacheSizes, CacheUse
 
 FREE_MEMORY_SHARE = {"cpu": 0.3, "cuda": 0.85}
 """Share of the memory left after loading that the block pool takes by default. A GPU is ours alone; what is left there
@@ -49,3 +50,44 @@ def block_bytes(
     if prefix_caching and config.loops.num_loops > 1:
         size += config.hidden_size * hidden_bytes
     return size
+
+
+def held_bytes(use: CacheUse, sizes: CacheSizes) -> dict[tuple[str, int], int]:
+    """What running sequences hold, by (group, loop): shared blocks, later loops' windows, and carries.
+
+    Blocks count with the H beside them.
+    """
+    block = sizes.kv_block + sizes.block_hidden
+    groups = {("window" if loop else "shared", loop): count * block for loop, count in enumerate(use.blocks)}
+    return groups | {("carry", loop): count * sizes.carry_slot for loop, count in enumerate(use.carry_slots)}
+
+
+def baseline_bytes(use: CacheUse, sizes: CacheSizes) -> dict[str, int]:
+    """Keys and values of the same contexts in other caches, which keep no H.
+
+    Returns:
+        By layout: `sequential`, in which every loop keeps the whole context, and `one_loop`, of a model without loops.
+    """
+    one_loop = use.blocks[0] * sizes.kv_block if use.blocks else 0
+    return {"sequential": use.sequential_blocks * sizes.kv_block, "one_loop": one_loop}
+
+
+def fitting_sequences(
+    sizes: CacheSizes, num_blocks: int, num_loops: int, block_size: int, length: int
+) -> dict[str, int]:
+    """How many decoding sequences of `length` tokens the bytes of a pool are enough for, if they share nothing.
+
+    Args:
+        num_blocks: of the pool, whose bytes each layout gets.
+
+    Returns:
+        By layout: `shared` is the pool as it is; the others are those of `baseline_bytes`.
+    """
+    context = max(1, -(-length // block_size))
+    windows = (num_loops - 1) * min(context, sizes.window_blocks)
+    pool_bytes = num_blocks * (sizes.kv_block + sizes.block_hidden)
+    return {
+        "shared": num_blocks // (context + windows),
+        "sequential": pool_bytes // (num_loops * context * sizes.kv_block),
+        "one_loop": pool_bytes // (context * sizes.kv_block),
+    }

@@ -20,13 +20,14 @@ from engine.kv_arithmetic import (
     shared_bytes_per_token,
     window_bytes_per_sequence,
 )
-from engine.messages import PROTOCOL_VERSION, EngineReady
+from engine.messages import PROTOCOL_VERSION, CacheSizes, EngineReady
 from engine.options import EngineOptions
 from engine.placement import memory_left
 from engine.rank_link import CacheSize
 from engine.rank_loading import LoadedRank, LoadPlan, load_rank, plan_load
 from engine.runner import ModelRunner, block_bytes
 from engine.self_check import Subject, is_batch_invariant
+from scheduler.loop_layout import LoopLayout
 from scheduler.scheduler import Scheduler, SchedulerLimits
 
 logger = logging.getLogger(__name__)
@@ -196,13 +197,20 @@ def _decode_limits(plan: LoadPlan, runner: ModelRunner, max_model_len: int) -> D
     options, layout = plan.options, plan.layout
     return DecodeLimits(
         num_loops=layout.num_loops,
-        rows_per_sequence=layout.num_loops if options.execution == "parallel" else 1,
+        rows_per_sequence=_rows_per_sequence(options, layout.num_loops),
         max_num_seqs=options.max_num_seqs,
         max_model_len=max_model_len,
         block_size=layout.block_size,
         window=layout.window,
         tiling=runner.format.tiling,
     )
+
+
+def _rows_per_sequence(options: EngineOptions, num_loops: int) -> tuple[int, ...]:
+    """Both executions need graphs of their own size if the baseline is to be measured fairly."""
+    if options.calibration_time or options.shadow_steps:
+        return tuple(sorted({1, num_loops}))
+    return (num_loops,) if options.execution == "parallel" else (1,)
 
 
 def _describe(plan: LoadPlan, scheduler: Scheduler, max_model_len: int) -> EngineReady:
@@ -221,6 +229,19 @@ def _describe(plan: LoadPlan, scheduler: Scheduler, max_model_len: int) -> Engin
         kv_bytes_per_token_sequential=sequential_bytes_per_token(config, element),
         kv_bytes_per_sequence=window_bytes_per_sequence(config, element)
         + carry_bytes_per_sequence(config, plan.placement.dtype.itemsize),
+        cache=_cache_sizes(plan, scheduler.layout),
+    )
+
+
+def _cache_sizes(plan: LoadPlan, layout: LoopLayout) -> CacheSizes:
+    """Keys and values are split over the ranks, H vectors are whole on each."""
+    config, options, placement = plan.config, plan.options, plan.placement
+    hidden = config.hidden_size * placement.dtype.itemsize * options.tensor_parallel_size
+    return CacheSizes(
+        kv_block=shared_bytes_per_token(config, placement.cache_dtype.itemsize) * layout.block_size,
+        block_hidden=hidden if options.prefix_caching and layout.num_loops > 1 else 0,
+        carry_slot=hidden,
+        window_blocks=layout.window_blocks(1),
     )
 
 

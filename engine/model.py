@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.config import ModelConfig
+from engine.tap import Tap
 from engine.weights import LayerWeights, ModelWeights
 from kernels.interface import KernelBackend, LayerCache, RopeTable, RowBatch
 
@@ -45,8 +46,11 @@ class LoopedModel:
         self.kernels = kernels
         self.rope = rope
 
-    def run_layers(self, batch: RowBatch, state: ModelState) -> torch.Tensor:
+    def run_layers(self, batch: RowBatch, state: ModelState, tap: Tap | None = None) -> torch.Tensor:
         """Run the stack on every row and keep what later passes need.
+
+        Args:
+            tap: is shown what is computed.
 
         Returns:
             ``[rows, hidden]`` after the final norm.
@@ -57,23 +61,36 @@ class LoopedModel:
         normed = kernels.rms_norm(x, weights.layers[0].input_norm, eps)
         next_norms = [*(layer.input_norm for layer in weights.layers[1:]), weights.norm]
         for layer, cache, next_norm in zip(weights.layers, state.caches, next_norms, strict=True):
+            if tap is not None:
+                tap.residual(x)
             x, normed = kernels.add_rms_norm(
-                x, self._attend(layer, x, normed, batch, cache), layer.post_attention_norm, eps
+                x, self._attend(layer, x, normed, batch, cache, tap), layer.post_attention_norm, eps
             )
             update = layer.down(kernels.silu_mul(layer.gate_up(normed)))
             x, normed = kernels.add_rms_norm(x, update, next_norm, eps)
         hidden = normed if loops.normalize_per_loop else x
         kernels.keep_hidden(hidden, state.carries, state.block_hidden, batch)
+        if tap is not None:
+            tap.residual(x)
+            tap.hidden(hidden, normed)
         return normed
 
     def logits(self, normed: torch.Tensor) -> torch.Tensor:
-        """float32 ``[rows, vocab]`` of rows of the last loop."""
+        """float32 ``[rows, vocab]``: what a loop gives, if it is the last, of rows that `run_layers` returned."""
         return self.weights.head(normed).float()
 
     def _attend(
-        self, layer: LayerWeights, x: torch.Tensor, normed: torch.Tensor, batch: RowBatch, cache: LayerCache
+        self,
+        layer: LayerWeights,
+        x: torch.Tensor,
+        normed: torch.Tensor,
+        batch: RowBatch,
+        cache: LayerCache,
+        tap: Tap | None,
     ) -> torch.Tensor:
         kernels = self.kernels
         queries = kernels.rotate_and_write(layer.qkv(normed), self.rope, cache, batch)
         gates = kernels.gates(layer.gate, x, queries, self.config.rms_norm_eps) if layer.gate else None
+        if tap is not None and gates is not None:
+            tap.gates(gates)
         return layer.output(kernels.attend(cache, queries, gates, batch))

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from engine.messages import CalibratedCell
+
 Execution = Literal["parallel", "sequential"]
 AttentionBackendName = Literal["auto", "cpu", "reference", "triton", "xformers"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -36,6 +38,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
         cuda_graphs: on a GPU, run decode steps as captured graphs.
         threads: compute threads, of all ranks together; None takes the machine's cores.
         self_check: try at start whether results depend on what runs beside (`engine.self_check`).
+        calibration_time: seconds at start for timing parallel against sequential decode passes; 0 for none.
+        calibrated: what an earlier life of this engine found; with it, the start measures nothing.
+        shadow_steps: every so many decode passes, one is also run loop by loop, to compare; 0 for none.
+        loop_metrics_sample: fraction of decode passes of which to report what the loops do (`engine.loop_signals`).
         tensor_parallel_size: ranks that share the model: GPUs, or processes on the CPU.
     """
 
@@ -57,3 +63,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     tensor_parallel_size: int = 1
     self_check: bool = True
+    calibration_time: float = 5.0
+    calibrated: list[CalibratedCell] = []
+    shadow_steps: int = 0
+    loop_metrics_sample: float = 0.01

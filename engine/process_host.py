@@ -22,6 +22,7 @@ from engine.child_process import import_path
 from engine.errors import EngineStartError
 from engine.heartbeat import Heartbeat
 from engine.host import Inbox
+from engine.log_format import LogFormat
 from engine.messages import EngineReady, FromEngine, Shutdown, ToEngine
 from engine.options import EngineOptions
 from engine.wire import Hello, decode_from_engine, encode
@@ -47,6 +48,7 @@ class ProcessHost:
         *,
         heartbeat_timeout: float,
         log_level: str = "info",
+        log_format: LogFormat = "text",
         show_progress: bool = False,
         module: str = ENGINE_MODULE,
     ) -> None:
@@ -56,10 +58,13 @@ class ProcessHost:
             options: what the engine loads.
             heartbeat_timeout: seconds without progress, once ready, after which the child is killed.
             log_level: of the child's log, which goes to this process's stderr.
+            log_format: of its lines.
             show_progress: have the child draw a progress bar while loading.
             module: the child's main module.
         """
-        self._hello = Hello(options=options, log_level=log_level, show_progress=show_progress)
+        self._hello = Hello(
+            options=options, log_level=log_level, log_format=log_format, show_progress=show_progress
+        )
         self._heartbeat_timeout = heartbeat_timeout
         self._module = module
         self._inbox = Inbox()

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import torch
 
+from engine.log_format import LogFormat
 from engine.options import EngineOptions
 from engine.staging import TENSORS, pack, packed_size, views
 from kernels.interface import RowBatch
@@ -25,12 +26,14 @@ class Join(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         store: file through which the ranks meet.
         log_level: of the follower's log, as `logging` numbers them.
+        log_format: of its lines.
     """
 
     options: EngineOptions
     rank: int
     store: str
     log_level: int
+    log_format: LogFormat
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
@@ -99,7 +102,13 @@ class Pass(msgspec.Struct, frozen=True, tag=True):
         return RowBatch(**(fields | self.scalars))
 
 
-RankMessage = Join | Started | Loaded | Failed | CacheSize | Pass
+class WriteBlocks(msgspec.Struct, frozen=True, tag=True):
+    """Write something into cache blocks that no sequence holds; see `ModelRunner.write_blocks`."""
+
+    blocks: list[int]
+
+
+RankMessage = Join | Started | Loaded | Failed | CacheSize | Pass | WriteBlocks
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RankMessage)

@@ -12,6 +12,7 @@ from engine.model import LoopedModel, ModelState
 from engine.placement import Placement
 from engine.row_batch import BatchFormat, LogitRow, build_row_batch
 from engine.staging import Staging
+from engine.tap import Tap
 from kernels.interface import LayerCache, RowBatch
 from scheduler.loop_layout import LoopLayout
 from scheduler.step_plan import CarryRestore, StepPlan
@@ -58,36 +59,60 @@ class ModelRunner:
         """Make decode steps run as graphs. The cache and the carries are not changed."""
         self.graphs = DecodeGraphs(limits, self.staging, self._run_layers, capture)
 
-    def run(self, step: StepPlan) -> StepLogits:
+    def run(self, step: StepPlan, tap: Tap | None = None) -> StepLogits:
         """Compute a non-empty plan: one pass of the model over all its rows.
+
+        Args:
+            tap: is shown this rank's part of it; row r is that of the plan's segments, one after another.
 
         Raises:
             EngineDeadError: another rank was lost.
         """
         batch, logit_rows = build_row_batch(step, self.layout, self.format)
         self.followers.compute(batch, step.restores)
-        return StepLogits(logit_rows, self.compute(batch, step.restores))
+        return StepLogits(logit_rows, self.compute(batch, step.restores, tap))
 
     @torch.inference_mode()
-    def compute(self, batch: RowBatch, restores: list[CarryRestore]) -> torch.Tensor:
+    def compute(self, batch: RowBatch, restores: list[CarryRestore], tap: Tap | None = None) -> torch.Tensor:
         """This rank's part of a pass.
 
         Args:
             batch: on the host.
+            tap: is shown it.
 
         Returns:
             float32 ``[wanted, vocab]`` logits of the batch's `logit_rows`; on a follower of no use.
         """
         for restore in restores:
             self.state.carries[restore.slot] = self.state.block_hidden[restore.block]
-        wanted = None if self.graphs is None else self.graphs.run(batch)
+        wanted = None if self.graphs is None or tap is not None else self.graphs.run(batch)
         if wanted is None:
             batch = self.staging.upload(batch)
-            wanted = self._run_layers(batch)[batch.logit_rows]
+            wanted = self.model.run_layers(batch, self.state, tap)[batch.logit_rows]
         return self.model.logits(wanted)
+
+    @torch.inference_mode()
+    def write_blocks(self, blocks: list[int]) -> None:
+        """Write small numbers into cache blocks that no sequence holds, on all ranks, so that they are real memory.
+
+        Raises:
+            EngineDeadError: another rank was lost.
+        """
+        self.followers.write_blocks(blocks)
+        chosen = torch.tensor(blocks, device=self.staging.device)
+        for cache in self.state.caches:
+            for part in (cache.keys, cache.values):
+                part[chosen] = _small_numbers(part[:1])
 
     def _run_layers(self, batch: RowBatch) -> torch.Tensor:
         return self.model.run_layers(batch, self.state)
+
+
+def _small_numbers(like: torch.Tensor) -> torch.Tensor:
+    """Of the same shape, dtype and device; bytes are e4m3, where those from 16 to 47 are 2⁻⁵ to about 1/2."""
+    if like.dtype == torch.uint8:
+        return torch.randint_like(like, 16, 48)
+    return torch.empty_like(like).uniform_(-0.5, 0.5)
 
 
 def make_state(

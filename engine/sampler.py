@@ -139,11 +139,16 @@ class KnownToken:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A drawn token, None if the logits are not numbers, and its log-probabilities if the request wants them."""
+    """A drawn token, None if the logits are not numbers, and its log-probabilities if the request wants them.
+
+    Attributes:
+        loop_logprobs, loop_tokens: what each loop would have given the token, and its own most probable one.
+    """
 
     token: int | None
     logprob: TokenLogprob | None
     loop_logprobs: list[float] | None = None
+    loop_tokens: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,25 +182,29 @@ def sample_step(
         tensors += score(logits, rows, torch.cat([_select(batch.tokens, scored), prompt_tokens]), any(tops))
     per_loop = [i for i, draw in enumerate(draws) for _ in draw.loop_logits]
     if per_loop:
-        tensors.append(_score_loops(draws, _select(batch.tokens, per_loop)))
+        tensors += _score_loops(draws, _select(batch.tokens, per_loop))
     tokens, broken, *scores = to_host(tensors)
-    by_loop: dict[int, list[float]] = {}
+    by_loop: dict[int, tuple[list[float], list[int]]] = {}
     if per_loop:
-        for i, logprob in zip(per_loop, scores.pop().tolist(), strict=True):
-            by_loop.setdefault(i, []).append(logprob)
+        best, logprobs = scores.pop().tolist(), scores.pop().tolist()
+        for i, logprob, token in zip(per_loop, logprobs, best, strict=True):
+            of_loops = by_loop.setdefault(i, ([], []))
+            of_loops[0].append(logprob)
+            of_loops[1].append(token)
     entries = _entries(scores, tops) if tops else []
     drawn = dict(zip(scored, entries, strict=False))
     samples = [
-        Sample(None, None) if is_broken else Sample(token, drawn.get(i), by_loop.get(i))
+        Sample(None, None) if is_broken else Sample(token, drawn.get(i), *by_loop.get(i, ()))
         for i, (token, is_broken) in enumerate(zip(tokens.tolist(), broken.tolist(), strict=True))
     ]
     return samples, entries[len(scored) :]
 
 
-def _score_loops(draws: list[Draw], tokens: torch.Tensor) -> torch.Tensor:
-    """float32, the log-probability of each of `tokens` under each of the draws' `loop_logits`, in that order."""
+def _score_loops(draws: list[Draw], tokens: torch.Tensor) -> list[torch.Tensor]:
+    """Of each of the draws' `loop_logits`, in order: the log-probability of its one of `tokens`, and its best token."""
     logits = torch.stack([row for draw in draws for row in draw.loop_logits])
-    return score(logits, list(range(len(logits))), tokens, with_top=False)[1]
+    scored = score(logits, list(range(len(logits))), tokens, with_top=False)[1]
+    return [scored, logits.max(dim=1).indices]
 
 
 def sample_batch(logits: torch.Tensor, states: list[SamplingState]) -> SampledBatch:

@@ -14,7 +14,7 @@ from engine.engine_loop import EXIT_CRASHED, EXIT_MODEL_ERROR, EXIT_OK
 from engine.errors import EngineDeadError, ModelError
 from engine.log_format import log_to_stderr
 from engine.rank_group import RankGroup
-from engine.rank_link import CacheSize, Failed, Join, Loaded, Pass, RankLink, Started
+from engine.rank_link import CacheSize, Failed, Join, Loaded, Pass, RankLink, Started, WriteBlocks
 from engine.rank_loading import LoadedRank, load_rank, plan_load
 from engine.runner import ModelRunner
 from engine.tensor_parallel import Shard
@@ -47,7 +47,7 @@ def worker_main(arguments: list[str]) -> int:
 def _follow(link: RankLink) -> int:
     join = link.receive()
     assert isinstance(join, Join)
-    log_to_stderr(join.log_level, f" (rank {join.rank})")
+    log_to_stderr(join.log_level, join.log_format, f" (rank {join.rank})")
     try:
         rank = _load(join, link)
     except ModelError as error:
@@ -74,8 +74,11 @@ def _load(join: Join, link: RankLink) -> LoadedRank:
 
 def _compute_passes(runner: ModelRunner, link: RankLink) -> None:
     """Until the link closes, which raises EOFError."""
-    while isinstance(work := link.receive(), Pass):
-        runner.compute(work.batch(), work.restores)
+    while isinstance(work := link.receive(), Pass | WriteBlocks):
+        if isinstance(work, Pass):
+            runner.compute(work.batch(), work.restores)
+        else:
+            runner.write_blocks(work.blocks)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.log_format import LogFormat
 from engine.messages import PROTOCOL_VERSION, FromEngine, ToEngine
 from engine.options import EngineOptions
 
@@ -11,11 +12,13 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         log_level: level of the engine process's own log, as a name that `logging` knows.
+        log_format: of its lines.
         show_progress: draw a progress bar while loading.
     """
 
     options: EngineOptions
     log_level: str
+    log_format: LogFormat = "text"
     show_progress: bool
     protocol_version: int = PROTOCOL_VERSION
 

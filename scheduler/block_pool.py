@@ -4,11 +4,28 @@ A block is in exactly one of three places: *free* (no content worth keeping), *h
 *evictable* (no holder, but its content is keyed and can be reused until the space is needed).
 """
 
+from typing import NamedTuple
+
 from scheduler.errors import InvariantError
 from scheduler.eviction_queue import EvictionQueue
 
 BlockKey = tuple[bytes, int]
 """Content key of a block: (hash of everything up to its end, loop)."""
+
+FREE = 0
+HELD = 1
+CACHED = 128
+"""Codes of `BlockPool.states`; the last two are those of loop 0, and loop l adds l."""
+
+
+class BlockGroup(NamedTuple):
+    """What a block is for: positions of one loop, of sequences with so many loops."""
+
+    loop: int
+    num_loops: int
+
+
+SINGLE = BlockGroup(0, 1)
 
 
 class BlockPool:
@@ -16,6 +33,10 @@ class BlockPool:
 
     Attributes:
         tenants: per keyed block, whose content it is; None without a key.
+        groups: per block, what it was last handed out for.
+        held: per group, how many blocks have a holder; one that several share counts once.
+        states: per block, a code of where it is and of which loop (`FREE`, `HELD`, `CACHED`), for whoever draws a map:
+            a pool of a million blocks can be copied between two steps, but not be walked.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -26,6 +47,9 @@ class BlockPool:
         self.by_key: dict[BlockKey, int] = {}
         self.free = list(range(num_blocks - 1, -1, -1))
         self.evictable = EvictionQueue()
+        self.groups = [SINGLE] * num_blocks
+        self.held: dict[BlockGroup, int] = {}
+        self.states = bytearray(num_blocks)
 
     @property
     def available(self) -> int:
@@ -37,7 +61,7 @@ class BlockPool:
         """Blocks held by sequences."""
         return self.num_blocks - self.available
 
-    def allocate(self, count: int) -> list[int] | None:
+    def allocate(self, count: int, group: BlockGroup = SINGLE) -> list[int] | None:
         """Take `count` blocks with one reference each, evicting what is needed; None if there are too few."""
         if count > self.available:
             return None
@@ -45,7 +69,10 @@ class BlockPool:
         for _ in range(count):
             block = self.free.pop() if self.free else self._evict()
             self.refs[block] = 1
+            self.groups[block] = group
+            self.states[block] = HELD + group.loop
             blocks.append(block)
+        self.held[group] = self.held.get(group, 0) + count
         return blocks
 
     def lookup(self, key: BlockKey) -> int | None:
@@ -56,6 +83,9 @@ class BlockPool:
         """Add a holder to a keyed block."""
         if self.refs[block] == 0:
             self.evictable.remove(block, self._tenant(block))
+            group = self.groups[block]
+            self.held[group] += 1
+            self.states[block] = HELD + group.loop
         self.refs[block] += 1
 
     def release(self, block: int) -> None:
@@ -68,10 +98,14 @@ class BlockPool:
             raise InvariantError(f"block {block} was released more often than it was held")
         self.refs[block] -= 1
         if self.refs[block] == 0:
+            group = self.groups[block]
+            self.held[group] -= 1
             if self.keys[block] is None:
                 self.free.append(block)
+                self.states[block] = FREE
             else:
                 self.evictable.add(block, self._tenant(block))
+                self.states[block] = CACHED + group.loop
 
     def register(self, block: int, key: BlockKey, tenant: str) -> None:
         """Make a held, completely written block findable. The first block with a content keeps the key.
@@ -89,6 +123,8 @@ class BlockPool:
         for block in self.by_key.values():
             self.keys[block] = self.tenants[block] = None
         self.by_key.clear()
+        for block in self.evictable:
+            self.states[block] = FREE
         self.free.extend(self.evictable)
         self.evictable = EvictionQueue()
 
@@ -99,6 +135,7 @@ class BlockPool:
             raise InvariantError(f"evictable block {block} has no key")
         del self.by_key[key]
         self.keys[block] = self.tenants[block] = None
+        self.states[block] = FREE
         return block
 
     def _tenant(self, block: int) -> str:

@@ -1,5 +1,6 @@
 """What must hold between any two steps. Tests and the simulator call `check` after every one."""
 
+from scheduler.block_pool import CACHED, FREE, HELD, BlockGroup
 from scheduler.errors import InvariantError
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence, SequenceState
@@ -13,6 +14,7 @@ def check(scheduler: Scheduler) -> None:
     """
     _check_blocks(scheduler)
     _check_tenants(scheduler)
+    _check_groups(scheduler)
     _check_carries(scheduler)
     _check_queues(scheduler)
     for sequence in scheduler.running:
@@ -78,6 +80,28 @@ def _check_tenants(scheduler: Scheduler) -> None:
     _require(counts == booked and all(queue.by_count.values()), "a tenant's count is wrong")
     _require(len(queue) == sum(counts.values()), "the length of the queue is wrong")
     _require(queue.most == max(counts.values(), default=0), "the largest count is wrong")
+
+
+def _check_groups(scheduler: Scheduler) -> None:
+    """What is counted by group, and drawn as a map, is what the tables say."""
+    pool = scheduler.blocks
+    held: dict[BlockGroup, set[int]] = {}
+    for sequence in scheduler.running:
+        for loop, table in enumerate(sequence.tables):
+            group = BlockGroup(loop, sequence.layout.num_loops)
+            held.setdefault(group, set()).update(table.blocks)
+    counts = {group: len(blocks) for group, blocks in held.items() if blocks}
+    _require(
+        {group: count for group, count in pool.held.items() if count} == counts, "a group's count is wrong"
+    )
+    states = bytearray([FREE]) * pool.num_blocks
+    for group, blocks in held.items():
+        for block in blocks:
+            states[block] = HELD + group.loop
+    for block in pool.evictable:
+        key = pool.keys[block]
+        states[block] = FREE if key is None else CACHED + key[1]
+    _require(states == pool.states, "the map of blocks is wrong")
 
 
 def _check_carries(scheduler: Scheduler) -> None:

@@ -44,9 +44,14 @@ class LoopLayout:
             needed_from = starts[loop] - self.offset
         return tuple(starts)
 
+    @property
+    def kept_window(self) -> int:
+        """Positions before the next whose blocks are kept: beside the newest one's block is the H to go on from."""
+        return max(self.window, 1)
+
     def window_blocks(self, rows: int) -> int:
         """Most blocks one window holds while `rows` new positions are written to it."""
-        return (self.window + rows + self.block_size - 2) // self.block_size + 1
+        return (self.kept_window + rows + self.block_size - 2) // self.block_size + 1
 
     def blocks_for(self, length: int, max_rows: int) -> int:
         """Most blocks a sequence of `length` tokens holds at any moment, computed at most `max_rows` rows at a time."""

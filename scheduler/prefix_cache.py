@@ -54,7 +54,7 @@ def find_start(layout: LoopLayout, pool: BlockPool, keys: list[bytes], length: i
 
 def window_block_range(layout: LoopLayout, boundary: int) -> range:
     """Indices of the blocks that hold ``[boundary - W, boundary)``."""
-    return range(max(0, boundary - layout.window) // layout.block_size, boundary // layout.block_size)
+    return range(max(0, boundary - layout.kept_window) // layout.block_size, boundary // layout.block_size)
 
 
 def _restorable(layout: LoopLayout, pool: BlockPool, keys: list[bytes], plan: StartPlan) -> bool:

@@ -1,6 +1,6 @@
 """What a sequence takes from the pools and gives back: the only module that moves blocks and carry slots."""
 
-from scheduler.block_pool import BlockPool
+from scheduler.block_pool import BlockGroup, BlockPool
 from scheduler.carry_pool import NO_SLOT, CarryPool
 from scheduler.loop_layout import StartPlan, plan_every_position
 from scheduler.prefix_cache import chain_keys, find_start, root_key, window_block_range
@@ -52,7 +52,7 @@ class SequenceCache:
         missing = (stop + block_size - 1) // block_size - table.stop
         if missing <= 0:
             return True
-        blocks = self.blocks.allocate(missing)
+        blocks = self.blocks.allocate(missing, BlockGroup(loop, sequence.layout.num_loops))
         if blocks is None:
             return False
         table.blocks.extend(blocks)

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from scheduler.sequence import Sequence
+
+Phase = Literal["prefill", "decode", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,26 @@ class StepPlan:
     def sequences(self) -> list[Sequence]:
         """Those that have rows, in the order of their rows."""
         return list(dict.fromkeys(segment.sequence for segment in self.segments))
+
+    @property
+    def phase(self) -> Phase:
+        """Whether a non-empty plan works on prompts, on new tokens, or on both for different sequences.
+
+        A sequence that has just been admitted, or has several rows of one loop, is on its prompt, or on what it has to
+        compute again after a preemption.
+        """
+        on_prompt = {segment.sequence for segment in self.segments if segment.num_rows > 1}
+        on_prompt.update(self.admitted)
+        if not on_prompt:
+            return "decode"
+        return "prefill" if all(segment.sequence in on_prompt for segment in self.segments) else "mixed"
+
+    def rows_by_loop(self, num_loops: int) -> list[int]:
+        """Rows of each of so many loops."""
+        rows = [0] * num_loops
+        for segment in self.segments:
+            rows[segment.loop] += segment.num_rows
+        return rows
 
     def part(self, sequences: Iterable[Sequence]) -> "StepPlan":
         """The rows and restores of some of the sequences only; who came and went stays with the whole."""

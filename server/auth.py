@@ -1,8 +1,8 @@
 """API keys: deny by default, over the raw path.
 
 Everything needs a key once one is configured, also paths that don't exist and `/metrics` (Prometheus can send a
-bearer token), except what a load balancer's probe must reach. The path is compared as the server got it: no
-normalising, so no disagreement with the router to exploit.
+bearer token), except what a load balancer's probe must reach, and reading the files of the page (`server.static_page`).
+The path is compared as the server got it: no normalising, so no disagreement with the router to exploit.
 """
 
 from collections.abc import Iterable
@@ -14,16 +14,22 @@ from server.error_catalogue import INVALID_API_KEY
 from server.openai.errors import ApiError, error_response
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
+READING = frozenset({"GET", "HEAD"})
 _BEARER = b"bearer "
 
 
 class AuthMiddleware:
     """Lets a request through if it presents one known key and no other; puts the key's account into its state."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
-        """Guard `app` with these keys; with none, nothing passes but the open paths."""
+    def __init__(self, app: ASGIApp, keys: ApiKeys, readable: Iterable[str] = ()) -> None:
+        """Guard `app` with these keys; with none, nothing passes but the open paths.
+
+        Args:
+            readable: further paths that are open, but only to GET and HEAD.
+        """
         self._app = app
         self._keys = keys
+        self._readable = frozenset(readable)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -37,6 +43,8 @@ class AuthMiddleware:
         if scope["type"] != "http":
             return False
         if scope["path"] in OPEN_PATHS:
+            return True
+        if scope["path"] in self._readable and scope["method"] in READING:
             return True
         accounts = {self._keys.account_of(key) for key in _presented_keys(scope["headers"])}
         if (

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from engine.config import load_config, load_generation_defaults
 from engine.host import EngineHost
 from engine.model_files import resolve_model
 from engine.process_host import ProcessHost
 from engine.thread_host import ThreadHost, core_loader
 from engine.tokenizer import Tokenizer
+from server.calibration import CalibrationState
 from server.chat_dialect import chat_dialect
 from server.chat_template import template_of
 from server.engine_client import EngineClient
@@ -21,6 +24,7 @@ from server.metrics import ServerMetrics
 from server.model_trial import try_model
 from server.settings import Settings
 from server.state import AppState
+from server.tracing import make_tracer
 from server.version import package_version
 
 logger = logging.getLogger(__name__)
@@ -45,14 +49,16 @@ def build_state(settings: Settings) -> AppState:
             config.vocab_size - 1,
         )
     template = template_of(tokenizer, given_template)
-    metrics = ServerMetrics(package_version())
+    metrics = ServerMetrics(package_version(), buckets=settings.histogram_buckets)
+    calibration = CalibrationState()
     client = EngineClient(
-        host_factory(settings, model_dir),
+        host_factory(settings, model_dir, calibration),
         metrics,
         limits=settings.admission_limits,
         heartbeat_timeout=settings.heartbeat_timeout,
         queue_timeout=settings.queue_timeout,
         request_timeout=settings.request_timeout,
+        calibration=calibration,
     )
     return AppState(
         settings=settings,
@@ -62,6 +68,7 @@ def build_state(settings: Settings) -> AppState:
         grammars=GrammarTrial(
             [str(model_dir), str(config.vocab_size), ",".join(map(str, config.eos_token_ids))],
             settings.grammar_timeout,
+            on_trial=metrics.on_grammar,
         ),
         tokenizer=tokenizer,
         model_name=settings.model_name,
@@ -70,18 +77,33 @@ def build_state(settings: Settings) -> AppState:
         chat_template=template,
         dialect=chat_dialect(template, tokenizer, settings.tool_call_parser, settings.reasoning_parser),
         created=int(time.time()),
+        tracer=None
+        if settings.otlp_endpoint is None
+        else make_tracer(settings.otlp_endpoint, settings.model_name),
     )
 
 
-def host_factory(settings: Settings, model_dir: Path) -> Callable[[], EngineHost]:
-    """Makes one engine host per life of the engine, of the kind the settings ask for."""
-    options = settings.engine_options(model_dir)
+def host_factory(
+    settings: Settings, model_dir: Path, calibration: CalibrationState
+) -> Callable[[], EngineHost]:
+    """Makes one engine host per life of the engine, of the kind the settings ask for.
+
+    Args:
+        calibration: what it knows is handed to the next life, so that a restart takes no longer for it.
+    """
+    first = settings.engine_options(model_dir)
     show_progress = sys.stderr.isatty()
-    if settings.single_process:
-        return lambda: ThreadHost(core_loader(options, show_progress))
-    return lambda: ProcessHost(
-        options,
-        heartbeat_timeout=settings.heartbeat_timeout,
-        log_level=settings.log_level,
-        show_progress=show_progress,
-    )
+
+    def make() -> EngineHost:
+        options = msgspec.structs.replace(first, calibrated=calibration.cells)
+        if settings.single_process:
+            return ThreadHost(core_loader(options, show_progress))
+        return ProcessHost(
+            options,
+            heartbeat_timeout=settings.heartbeat_timeout,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+            show_progress=show_progress,
+        )
+
+    return make

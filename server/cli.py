@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from engine.errors import EngineStartError, LoopserveError, ModelError
 from engine.log_format import log_to_stderr
 from planning.command import plan
+from server import request_log
 from server.api_keys import ApiKeys
 from server.app import create_app
 from server.bootstrap import build_state
@@ -87,7 +88,13 @@ def serve(
     request_timeout: Annotated[float | None, _option("request_timeout", SERVER, "SECONDS")] = None,
     grammar_timeout: Annotated[float | None, _option("grammar_timeout", SERVER, "SECONDS")] = None,
     sse_keep_alive: Annotated[float | None, _option("sse_keep_alive", SERVER, "SECONDS")] = None,
+    metrics_compat: Annotated[str | None, _option("metrics_compat", SERVER, "none|vllm")] = None,
+    histogram_buckets: Annotated[str | None, _option("histogram_buckets", SERVER, "JSON")] = None,
+    page: Annotated[bool | None, _option("page", SERVER)] = None,
     log_level: Annotated[str | None, _option("log_level", SERVER, "debug|info|warning|error")] = None,
+    log_format: Annotated[str | None, _option("log_format", SERVER, "text|json")] = None,
+    log_requests: Annotated[bool | None, _option("log_requests", SERVER)] = None,
+    otlp_endpoint: Annotated[str | None, _option("otlp_endpoint", SERVER, "URL")] = None,
     api_keys: Annotated[list[str] | None, _option("api_keys", ACCESS, "KEY")] = None,
     api_key_file: Annotated[Path | None, _option("api_key_file", ACCESS, "FILE")] = None,
     key_concurrency: Annotated[int | None, _option("key_concurrency", ACCESS)] = None,
@@ -135,6 +142,9 @@ def serve(
     threads: Annotated[int | None, _option("threads", ENGINE)] = None,
     tensor_parallel_size: Annotated[int | None, _option("tensor_parallel_size", ENGINE)] = None,
     self_check: Annotated[bool | None, _option("self_check", ENGINE)] = None,
+    calibration_time: Annotated[float | None, _option("calibration_time", ENGINE, "SECONDS")] = None,
+    shadow_steps: Annotated[int | None, _option("shadow_steps", ENGINE)] = None,
+    loop_metrics_sample: Annotated[float | None, _option("loop_metrics_sample", ENGINE, "FRACTION")] = None,
 ) -> int:
     """Serve MODEL until SIGTERM or Ctrl-C.
 
@@ -146,7 +156,8 @@ def serve(
     --allowed-host by LOOPSERVE_ALLOWED_HOSTS).
 
     Without an API key, everybody who reaches the port may use the server;
-    with one, everything but /health and /ready needs it.
+    with one, everything but /health, /ready and the files of the page
+    needs it.
 
     Exit codes: 0 after a signal, 1 if the engine process can't be started on
     this machine, 2 for a wrong option or model, 70 if the engine kept failing.
@@ -216,9 +227,11 @@ def _exit_code(error: LoopserveError) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    log_to_stderr(settings.log_level.upper())
-    for chatty in ("httpx", "uvicorn.error"):
+    log_to_stderr(settings.log_level.upper(), settings.log_format)
+    for chatty in ("httpx", "uvicorn.error", "urllib3"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    if settings.log_requests:  # asked for by name, so whatever the level of the rest
+        logging.getLogger(request_log.__name__).setLevel(logging.INFO)
     raise_file_limit()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can do something about it
     keys = ApiKeys(settings.all_api_keys())
@@ -233,4 +246,4 @@ def _serve(settings: Settings) -> int:
         curl = curl_line(address, state.model_name, with_key=with_keys)
         announcement = f"Ready on {address}. Try:\n  {curl}"
         reload = KeyReload(settings, keys, state.key_limits)
-        return asyncio.run(run_server(app, state.client, listening, settings, announcement, reload))
+        return asyncio.run(run_server(app, state, listening, settings, announcement, reload))

@@ -28,7 +28,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.error_catalogue import SLOW_REQUEST, ErrorKind
-from server.strict_http import ConnectionLimits, StrictH11, refusal
+from server.strict_http import ConnectionEnd, ConnectionLimits, StrictH11, end_of, refusal
 
 PROBE_S = 1.0
 """For each deadline of a connection that only exists for probes."""
@@ -47,14 +47,18 @@ class _Owed(enum.Enum):
 
 
 class Connection(H11Protocol):
-    """One client's connection. uvicorn makes it, with the limits bound by `functools.partial`."""
+    """One client's connection. uvicorn makes it, with what is ours bound by `functools.partial`."""
 
     conn: StrictH11
     transport: "PoliteTransport"
 
-    def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: ConnectionLimits, on_end: Callable[[ConnectionEnd], None], **kwargs: Any
+    ) -> None:
+        """Args: `on_end` is told of each end that the application doesn't see."""
         super().__init__(*args, **kwargs)
         self._limits = limits
+        self._on_end = on_end
         self.conn = StrictH11(limits)
         self._owed: _Owed | None = None
         self._owed_timer: asyncio.TimerHandle | None = None
@@ -69,6 +73,7 @@ class Connection(H11Protocol):
         super().connection_made(PoliteTransport(transport, self._close))
         beyond = len(self.connections) - self._limits.connections
         if beyond > self._limits.probe_connections:
+            self._on_end(ConnectionEnd.CONNECTIONS)
             transport.abort()
             return
         self.conn.only_probes = beyond > 0
@@ -166,6 +171,7 @@ class Connection(H11Protocol):
         if left < before:
             self._watch_writing(left)
         else:
+            self._on_end(ConnectionEnd.NOT_READING)
             self._abort()
 
     def _stop_write_timer(self) -> None:
@@ -175,6 +181,7 @@ class Connection(H11Protocol):
 
     def _refuse(self, kind: ErrorKind) -> None:
         """Answer without the application and end the connection."""
+        self._on_end(end_of(kind))
         if self.cycle is not None and not self.cycle.response_complete:
             # A request is being read; its handler shall not wait for the rest.
             self.cycle.disconnected = True

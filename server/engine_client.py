@@ -15,6 +15,10 @@ from engine.host import EngineHost
 from engine.messages import (
     PROTOCOL_VERSION,
     Abort,
+    CacheMap,
+    Calibrate,
+    Calibrated,
+    DescribeCache,
     EngineFailed,
     EngineReady,
     EngineStats,
@@ -22,6 +26,8 @@ from engine.messages import (
     StepOutputs,
 )
 from server.admission import Admission, AdmissionLimits, Refusal
+from server.cache_view import CacheView
+from server.calibration import CalibrationState
 from server.engine_observer import EngineObserver
 from server.engine_streams import EngineStream, StreamGroup
 from server.engine_totals import totals_only, with_past
@@ -78,6 +84,7 @@ class EngineClient:
         heartbeat_timeout: float,
         queue_timeout: float = 0,
         request_timeout: float = 0,
+        calibration: CalibrationState | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing runs before `start`.
@@ -89,6 +96,7 @@ class EngineClient:
             heartbeat_timeout: seconds without a heartbeat after which the engine is not `responsive`.
             queue_timeout: seconds in which the scheduler must take a request up; 0 for any time.
             request_timeout: seconds in which a request must end; 0 for any time.
+            calibration: is told of the engine's calibrations; by default one of its own.
             clock: monotonic seconds.
         """
         self.info: EngineReady | None = None
@@ -104,8 +112,10 @@ class EngineClient:
         self._state = EngineState.LOADING
         self._draining = False
         self._host: EngineHost | None = None
+        self.cache_view = CacheView(self._tell, clock)
         self._streams: dict[str, EngineStream] = {}
         self._loading = LoadEstimator()
+        self.calibration = calibration or CalibrationState()
         self._stats = EngineStats()
         self._past = EngineStats()
         self._budget = RestartBudget(MAX_RESTARTS, RESTART_WINDOW_S)
@@ -159,6 +169,17 @@ class EngineClient:
         # Of a server that is going, the one that takes its place has to load.
         return whole_seconds(self._loading.seconds(self._clock()))
 
+    def check_ready(self) -> None:
+        """See that there is an engine, and that the server is to last.
+
+        Raises:
+            UnavailableError: loading, draining, restarting or gone.
+        """
+        state = self.state
+        if state is not EngineState.READY:
+            kind, reason = _UNAVAILABLE[state]
+            raise UnavailableError(kind.message(), retry_after=self.retry_after(), reason=reason)
+
     def admit(self, sequences: int = 1, tokens: int = 0) -> None:
         """Check that a client's request may come in now; `submit` does the same with the request at hand.
 
@@ -169,14 +190,24 @@ class EngineClient:
             UnavailableError: loading, draining, restarting, gone, or the queue is full.
         """
         try:
-            state = self.state
-            if state is not EngineState.READY:
-                kind, reason = _UNAVAILABLE[state]
-                raise UnavailableError(kind.message(), retry_after=self.retry_after(), reason=reason)
+            self.check_ready()
             self.admission.check(sequences, tokens)
         except UnavailableError as error:
             self._observer.on_refused(error.reason or "")
             raise
+
+    def calibrate(self) -> None:
+        """Have the engine compare the executions again while it serves.
+
+        Raises:
+            UnavailableError: there is no engine that could, or no request would be admitted either.
+            ConflictError: there is nothing to compare, one is running, or one ended a moment ago.
+        """
+        self.admit()
+        assert self._host is not None
+        assert self.info is not None
+        self.calibration.begin(self.info.num_loops, self._clock())
+        self._host.send(Calibrate())
 
     def submit(
         self, requests: Sequence[Request], taken_up: asyncio.Future[None] | None = None
@@ -239,8 +270,8 @@ class EngineClient:
         ended = list(self._streams)
         retry_after = self.retry_after()
         self._end_streams(lambda: UnavailableError(SHUTTING_DOWN.message(), retry_after=retry_after))
-        if self._host is not None and ended:
-            self._host.send(Abort(ended))
+        if ended:
+            self._tell(Abort(ended))
         return len(ended)
 
     async def stop(self) -> None:
@@ -297,27 +328,39 @@ class EngineClient:
         finally:
             # Streams first: a client must not wait for the engine's clean-up to learn that it died.
             self._state = EngineState.RESTARTING
+            self.calibration.abandon()
             self._end_streams(_dead)
+            self.cache_view.lose()
             await host.stop()
 
-    def _handle(self, message: EngineReady | StepOutputs) -> None:
+    def _handle(self, message: EngineReady | StepOutputs | Calibrated | CacheMap) -> None:
         if isinstance(message, EngineReady):
             self._become_ready(message)
             return
+        if isinstance(message, Calibrated):
+            self.calibration.end(message, self._clock())
+            return
+        if isinstance(message, CacheMap):
+            self.cache_view.put(message)
+            return
         self._stats = message.stats
         if message.stats.step_seconds > 0:
-            self._observer.on_step(message.stats.step_seconds)
+            self._observer.on_step(message.stats.step_seconds, message.stats.step)
         for request_id in message.stats.admitted:
             if request_id in self._streams:
                 stream = self._streams[request_id]
-                queued = self._clock() - stream.started - message.stats.step_seconds
-                self._observer.on_admitted(max(queued, 0.0))
+                stream.begun = max(self._clock() - message.stats.step_seconds, stream.started)
+                self._observer.on_admitted(stream.begun - stream.started)
                 self._take_up(stream)
         for output in message.outputs:
             if output.request_id in self._streams:
                 stream = self._streams[output.request_id]
                 self._take_up(stream)  # one that the engine refuses never is in `admitted`
                 stream.put(output)
+
+    def _tell(self, message: Abort | DescribeCache) -> None:
+        if self._host is not None:
+            self._host.send(message)
 
     def _become_ready(self, info: EngineReady) -> None:
         if info.protocol_version != PROTOCOL_VERSION:
@@ -353,9 +396,7 @@ class EngineClient:
         self._end_group(group, lambda: RequestTimeoutError(message))
 
     def _end_group(self, group: StreamGroup, make_error: Callable[[], Exception]) -> None:
-        ended = group.fail(make_error)
-        if self._host is not None:
-            self._host.send(Abort(ended))
+        self._tell(Abort(group.fail(make_error)))
 
     def _end_streams(self, make_error: Callable[[], Exception]) -> None:
         for group in {stream.group for stream in self._streams.values()}:
@@ -367,8 +408,8 @@ class EngineClient:
         self.admission.leave(stream.prompt_tokens, waiting=stream.waiting)
         if not self._streams:
             self._idle.set()
-        if not stream.finished and self._host is not None:
-            self._host.send(Abort([stream.request_id]))
+        if not stream.finished:
+            self._tell(Abort([stream.request_id]))
 
 
 def _dead() -> Exception:

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from engine.messages import EngineReady, EngineStats
 from server.admission import Admission
 from server.engine_client import EngineState
+from server.loop_metrics import memory_series, signal_series
 
 
 class EngineSource(Protocol):
@@ -46,9 +47,12 @@ class EngineCollector(Collector):
             "Prompt tokens of sequences that the scheduler has not taken up.",
             self._source.admission.waiting_tokens,
         )
-        yield from _stats(self._source.stats)
+        stats = self._source.stats
+        yield from _stats(stats)
+        yield from signal_series(stats.signals)
         if self._source.info is not None:
             yield from _layout(self._source.info)
+            yield from memory_series(self._source.info, stats)
 
 
 def _stats(stats: EngineStats) -> Iterator[Metric]:

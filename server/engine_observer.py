@@ -2,12 +2,14 @@
 
 from typing import Protocol
 
+from engine.messages import StepShape
+
 
 class EngineObserver(Protocol):
     """Told about what happens in the engine; `server.metrics.ServerMetrics` is one."""
 
-    def on_step(self, seconds: float) -> None:
-        """One engine step took so long."""
+    def on_step(self, seconds: float, step: StepShape) -> None:
+        """One engine step took so long and computed so much."""
 
     def on_admitted(self, queued_seconds: float) -> None:
         """The scheduler took a request up for the first time."""

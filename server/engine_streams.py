@@ -16,6 +16,7 @@ class EngineStream:
         started: when it was given to the engine, in seconds of the client's clock.
         prompt_tokens: length of its prompt.
         waiting: whether the scheduler has not taken it up yet.
+        begun: when the scheduler took it up, by the same clock; None before, or if the engine refused it.
         finished: whether the engine knows nothing of it any more, so that no abort is needed.
     """
 
@@ -27,6 +28,7 @@ class EngineStream:
         self.group = group
         self.started = started
         self.waiting = True
+        self.begun: float | None = None
         self.finished = False
         self._forget: Callable[[EngineStream], None] | None = forget
         self._queue: asyncio.Queue[RequestOutput | Exception] = asyncio.Queue()

@@ -1,10 +1,13 @@
 """Totals over all lives of the engine: a restart must not make a Prometheus counter go down."""
 
 from itertools import zip_longest
+from typing import TypeVar
 
 import msgspec
 
-from engine.messages import EngineStats
+from engine.messages import DecodeTimes, EngineStats, LoopSignals
+
+T = TypeVar("T", int, float)
 
 _TOTALS = (
     "preemptions_total",
@@ -18,8 +21,29 @@ _TOTALS = (
 def with_past(current: EngineStats, past: EngineStats) -> EngineStats:
     """`current` with the totals of `past` lives added; states (running, blocks in use) stay those of `current`."""
     totals = {name: getattr(current, name) + getattr(past, name) for name in _TOTALS}
-    rows = [now + before for now, before in zip_longest(current.rows_total, past.rows_total, fillvalue=0)]
-    return msgspec.structs.replace(current, rows_total=rows, **totals)
+    return msgspec.structs.replace(
+        current,
+        rows_total=_by_loop(current.rows_total, past.rows_total),
+        decode=_decode(current.decode, past.decode),
+        signals=_signals(current.signals, past.signals),
+        **totals,
+    )
+
+
+def _decode(current: DecodeTimes, past: DecodeTimes) -> DecodeTimes:
+    """All fields are totals."""
+    names = DecodeTimes.__struct_fields__
+    return DecodeTimes(**{name: getattr(current, name) + getattr(past, name) for name in names})
+
+
+def _signals(current: LoopSignals, past: LoopSignals) -> LoopSignals:
+    """All fields are totals by loop."""
+    names = LoopSignals.__struct_fields__
+    return LoopSignals(**{name: _by_loop(getattr(current, name), getattr(past, name)) for name in names})
+
+
+def _by_loop(current: list[T], past: list[T]) -> list[T]:
+    return [now + before for now, before in zip_longest(current, past, fillvalue=0)]
 
 
 def totals_only(stats: EngineStats) -> EngineStats:

@@ -135,7 +135,8 @@ INVALID_API_KEY = ErrorKind(
     INVALID_REQUEST,
     "invalid_api_key",
     "Missing or incorrect API key. Send it as 'Authorization: Bearer KEY'.",
-    "The server has keys and the request shows none, or one that is wrong. Every path but `/health` and `/ready`.",
+    "The server has keys and the request shows none, or one that is wrong. Every path but `/health`, "
+    "`/ready` and the files of the page.",
 )
 NOT_FOUND = ErrorKind(404, INVALID_REQUEST, None, "There is nothing at this path.", "No such endpoint.")
 MODEL_NOT_FOUND = ErrorKind(
@@ -159,6 +160,27 @@ SLOW_REQUEST = ErrorKind(
     "The request did not arrive in time.",
     "The headers took longer than `--header-timeout` or the body longer than `--body-timeout`. "
     "The connection is closed.",
+)
+NOTHING_TO_CALIBRATE = ErrorKind(
+    409,
+    INVALID_REQUEST,
+    "nothing_to_calibrate",
+    "This model has one loop, so there is nothing to compare.",
+    "`POST /calibrate` compares loops in one pass with loops one after another.",
+)
+CALIBRATION_RUNNING = ErrorKind(
+    409,
+    INVALID_REQUEST,
+    "calibration_running",
+    "A calibration is running; GET /calibrate says when it has ended.",
+    "`POST /calibrate` while one is going on.",
+)
+CALIBRATED_RECENTLY = ErrorKind(
+    409,
+    INVALID_REQUEST,
+    "calibrated_recently",
+    "A calibration has just ended; the next one may begin {seconds} s after it.",
+    "`POST /calibrate` too often: each slows requests down for some seconds.",
 )
 REQUEST_TOO_LARGE = ErrorKind(
     413,
@@ -249,6 +271,13 @@ FAILED = ErrorKind(
     "unavailable",
     "The engine has failed and the server is exiting.",
     "The engine could not be started again.",
+)
+ENGINE_BUSY = ErrorKind(
+    503,
+    SERVER_ERROR,
+    "engine_busy",
+    "The engine did not answer within {seconds} s; please retry later.",
+    "`GET /cache` while the engine is in a long step, between two of which it answers.",
 )
 TOO_MANY_CONNECTIONS = ErrorKind(
     503,

@@ -1,6 +1,7 @@
 """Errors of the API process itself; those shared with the engine are in `engine.errors`."""
 
 from engine.errors import LoopserveError
+from server.error_catalogue import ErrorKind
 
 
 class UnavailableError(LoopserveError):
@@ -23,6 +24,18 @@ class UnavailableError(LoopserveError):
 
 class RequestTimeoutError(LoopserveError):
     """A request ran longer than `--request-timeout` allows (HTTP 504)."""
+
+
+class ConflictError(LoopserveError):
+    """What is asked for doesn't go with what the server is or does now (HTTP 409).
+
+    Attributes:
+        kind: which case of the catalogue.
+    """
+
+    def __init__(self, kind: ErrorKind, **values: object) -> None:
+        super().__init__(kind.message(**values))
+        self.kind = kind
 
 
 class SettingsError(LoopserveError):

@@ -50,6 +50,7 @@ class GrammarTrial:
         command: Sequence[str],
         timeout: float,
         *,
+        on_trial: Callable[[float], None] = lambda seconds: None,
         max_verdicts: int = MAX_VERDICTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,10 +59,12 @@ class GrammarTrial:
         Args:
             command: the worker's arguments after the module's name; the parent's process id is added.
             timeout: wall seconds that a grammar may take.
+            on_trial: told the seconds that each took that was not known.
             max_verdicts: how many are remembered, the most recently used.
         """
         self._command = list(command)
         self._timeout = timeout
+        self._on_trial = on_trial
         self._max_verdicts = max_verdicts
         self._clock = clock
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
@@ -124,6 +127,7 @@ class GrammarTrial:
     async def _judge(self, grammar: bytes) -> Verdict:
         """Ask the worker; one that doesn't answer in time, or not at all, is ended."""
         worker = await self._running()
+        started = self._clock()
         try:
             async with asyncio.timeout(self._timeout):
                 problem = await _ask(worker, grammar)
@@ -137,6 +141,8 @@ class GrammarTrial:
         except BaseException:  # the request was cancelled; an answer to nobody is under way
             await self.close()
             raise
+        finally:
+            self._on_trial(self._clock() - started)
 
     def _failed(self, problem: str) -> Verdict:
         logger.warning("the trial compiler was lost to a grammar: %s", problem)

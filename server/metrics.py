@@ -1,164 +1,113 @@
-"""What this process measures itself: requests, tokens and latencies, in Prometheus' terms.
+"""The registry, and what this process measures itself, in Prometheus' terms.
 
-Names follow vLLM's suffixes and units, so that a dashboard moves over by replacing the prefix. Totals and states of
-the engine are in `server.engine_metrics`; HTTP series in `server.http_metrics`. Everything is on a registry of its
-own: the library's global one would mix up two servers in one test process.
+Names follow vLLM's suffixes and units, so that a dashboard moves over by replacing the prefix. What is measured per
+sequence is in `server.request_metrics`, totals and states of the engine in `server.engine_metrics`, HTTP in
+`server.http_metrics`. Everything is on a registry of its own: the library's global one would mix up two servers in one
+test process. `docs/metrics.md` lists all of it.
 """
 
 import platform
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Literal, Self
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 
+from engine.messages import StepShape
 from server.admission import Refusal
+from server.metric_buckets import bounds_with
+from server.request_metrics import FinishedReason, RequestMetrics, RequestSeries
+from server.strict_http import ConnectionEnd
 
-FinishedReason = Literal["stop", "length", "abort", "error"]
-
-TTFT_BUCKETS = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
-    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
-)
-INTER_TOKEN_BUCKETS = (
-    *(0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06, 0.08),
-    *(0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0),
-)
-E2E_BUCKETS = (
-    *(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
-    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
-)
-QUEUE_BUCKETS = (
-    *(0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0),
-    *(300.0, 600.0, 1200.0, 3000.0),
-)
-TOKEN_BUCKETS = tuple(float(step * 10**power) for power in range(6) for step in (1, 2, 5))
-
-Clock = Callable[[], float]
-
-
-class RequestMetrics:
-    """Times one sequence from arrival to end; one per `EngineClient.generate` call.
-
-    Use as a context manager around the stream. A block left without `on_finish` counts as "abort" (client gone,
-    cancelled) or, when an exception leaves it, as "error"; so no path can forget to count.
-    """
-
-    def __init__(self, metrics: "ServerMetrics", clock: Clock) -> None:
-        self._metrics = metrics
-        self._clock = clock
-        self._started = clock()
-        self._last_token: float | None = None
-        self._generated = 0
-        self._finished = False
-
-    def on_start(self, prompt_tokens: int) -> None:
-        """The prompt has been tokenised and goes to the engine."""
-        self._metrics.prompt_tokens.inc(prompt_tokens)
-        self._metrics.request_prompt_tokens.observe(prompt_tokens)
-
-    def on_token(self, count: int = 1) -> None:
-        """New tokens came out of the engine together; call with 0 is a no-op."""
-        if count == 0:
-            return
-        now = self._clock()
-        if self._last_token is None:
-            self._metrics.time_to_first_token.observe(now - self._started)
-        else:
-            self._metrics.inter_token_latency.observe((now - self._last_token) / count)
-        self._last_token = now
-        self._generated += count
-        self._metrics.generation_tokens.inc(count)
-
-    def on_finish(self, reason: FinishedReason) -> None:
-        """The sequence has ended; only the first call counts."""
-        if self._finished:
-            return
-        self._finished = True
-        self._metrics.request_success.labels(reason).inc()
-        self._metrics.request_generation_tokens.observe(self._generated)
-        if reason in ("stop", "length"):
-            self._metrics.e2e_latency.observe(self._clock() - self._started)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        failed = isinstance(error, Exception)  # CancelledError and GeneratorExit are no Exception: an abort
-        self.on_finish("error" if failed else "abort")
+PHASES = ("prefill", "decode", "mixed")
 
 
 class ServerMetrics:
-    """The registry and every series that the API process observes by itself."""
+    """The registry and every series that the API process observes by itself.
 
-    def __init__(self, version: str, clock: Clock = time.monotonic) -> None:
+    Attributes:
+        bounds: of all histograms, by family name without prefix.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        clock: Callable[[], float] = time.monotonic,
+        buckets: Mapping[str, Sequence[float]] = {},
+    ) -> None:
+        """Make the registry.
+
+        Args:
+            buckets: bounds of some histograms instead of the usual ones.
+
+        Raises:
+            SettingsError: they can't be.
+        """
         self.registry = CollectorRegistry()
+        self.bounds = bounds_with(buckets)
         self._clock = clock
-        registry = self.registry
-        # The outcome label keeps vLLM's family name although "abort" and "error" are no successes.
-        self.request_success = Counter(
-            "loopserve_request_success", "Ended sequences by outcome.", ["finished_reason"], registry=registry
-        )
-        for reason in ("stop", "length", "abort", "error"):
-            self.request_success.labels(reason)
-        self.requests_refused = Counter(
-            "loopserve_requests_refused",
-            "Requests answered with 503, by reason.",
-            ["reason"],
-            registry=registry,
-        )
+        self._requests = RequestSeries(self.registry, self.bounds)
+        self._refused = self._counter("requests_refused", "Requests answered with 503, by reason.", "reason")
         for refusal in Refusal:
-            self.requests_refused.labels(refusal.value)
-        self.prompt_tokens = Counter("loopserve_prompt_tokens", "Prompt tokens received.", registry=registry)
-        self.generation_tokens = Counter(
-            "loopserve_generation_tokens", "Tokens generated.", registry=registry
+            self._refused.labels(refusal.value)
+        self._connections = self._counter(
+            "connections_refused", "Connections ended below the application, by reason.", "reason"
         )
-        self.time_to_first_token = _histogram(
-            "time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS, registry
+        for end in ConnectionEnd:
+            self._connections.labels(end.value)
+        self._queue_time = self._histogram(
+            "request_queue_time_seconds", "Arrival to first admission by the scheduler."
         )
-        self.inter_token_latency = _histogram(
-            "inter_token_latency_seconds", "Time between tokens.", INTER_TOKEN_BUCKETS, registry
+        self._step_seconds = self._histogram(
+            "step_seconds", "Wall time of one engine step, by what it worked on.", "phase"
         )
-        self.e2e_latency = _histogram(
-            "e2e_request_latency_seconds", "Arrival to end, completed sequences.", E2E_BUCKETS, registry
+        self._step_rows = self._histogram("step_rows", "Rows of one loop in one step that had any.", "loop")
+        self._seconds_of = {phase: self._step_seconds.labels(phase) for phase in PHASES}
+        self._rows_of: list[Histogram] = []
+        self._grammar_seconds = self._histogram(
+            "grammar_compile_seconds", "Time that a new grammar took to compile, on trial."
         )
-        self.queue_time = _histogram(
-            "request_queue_time_seconds",
-            "Arrival to first admission by the scheduler.",
-            QUEUE_BUCKETS,
-            registry,
+        self._loop_lag = self._histogram(
+            "event_loop_lag_seconds", "How late the API process's event loop was, sampled."
         )
-        self.request_prompt_tokens = _histogram(
-            "request_prompt_tokens", "Prompt tokens per sequence.", TOKEN_BUCKETS, registry
-        )
-        self.request_generation_tokens = _histogram(
-            "request_generation_tokens", "Generated tokens per sequence.", TOKEN_BUCKETS, registry
-        )
-        self.step_seconds = _histogram(
-            "step_seconds", "Wall time of one engine step.", INTER_TOKEN_BUCKETS, registry
-        )
-        build = Info("loopserve_build", "What is running.", registry=registry)
+        build = Info("loopserve_build", "What is running.", registry=self.registry)
         build.info({"version": version, "python": platform.python_version()})
 
-    def on_step(self, seconds: float) -> None:
-        """One engine step took so long."""
-        self.step_seconds.observe(seconds)
+    def on_step(self, seconds: float, step: StepShape) -> None:
+        """One engine step took so long and computed so much."""
+        if step.phase:
+            self._seconds_of[step.phase].observe(seconds)
+        while len(self._rows_of) < len(step.rows):
+            self._rows_of.append(self._step_rows.labels(str(len(self._rows_of))))
+        for histogram, rows in zip(self._rows_of, step.rows, strict=False):
+            if rows:
+                histogram.observe(rows)
 
     def on_admitted(self, queued_seconds: float) -> None:
         """The scheduler took a request up for the first time."""
-        self.queue_time.observe(queued_seconds)
+        self._queue_time.observe(queued_seconds)
 
     def on_refused(self, reason: str) -> None:
         """A client's request was answered with 503."""
-        self.requests_refused.labels(reason).inc()
+        self._refused.labels(reason).inc()
 
-    def request(self) -> RequestMetrics:
-        """Start timing one sequence; call it when the request arrives."""
-        return RequestMetrics(self, self._clock)
+    def on_connection_ended(self, end: ConnectionEnd) -> None:
+        """A connection was ended, or a request on it refused, before the application saw it."""
+        self._connections.labels(end.value).inc()
 
+    def on_grammar(self, seconds: float) -> None:
+        """A grammar was compiled, or given up, on trial."""
+        self._grammar_seconds.observe(seconds)
 
-def _histogram(name: str, text: str, buckets: tuple[float, ...], registry: CollectorRegistry) -> Histogram:
-    return Histogram(f"loopserve_{name}", text, buckets=buckets, registry=registry)
+    def on_loop_lag(self, seconds: float) -> None:
+        """The event loop came so late to something."""
+        self._loop_lag.observe(seconds)
+
+    def request(self, on_end: Callable[[FinishedReason], None] | None = None) -> RequestMetrics:
+        """Start timing one sequence; call it when the request arrives. `on_end` is told how it ended."""
+        return RequestMetrics(self._requests, self._clock, on_end)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"loopserve_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(f"loopserve_{name}", text, labels, buckets=self.bounds[name], registry=self.registry)

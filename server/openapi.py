@@ -20,6 +20,8 @@ ADDRESS = "/openapi.json"
 EVERYWHERE = (400, 413, 500)
 WITH_A_BODY = (400, 404, 415, 429, 503)
 NOT_FOUND = (404,)
+OF_WHAT_IS_ONLY_BEGUN = (409, 503)
+OF_THE_ENGINE = ("/cache",)
 ERROR, ANTHROPIC_ERROR = "ErrorAnswer", "AnthropicErrorAnswer"
 
 
@@ -64,7 +66,12 @@ def _responses(path: str, operation: dict[str, Any], with_keys: bool) -> dict[st
         statuses |= {*NOT_FOUND}
     if with_keys and path not in OPEN_PATHS:
         statuses.add(401)
-    out = {"200": _success(path, operation)}
+    if path in OF_THE_ENGINE:
+        statuses.add(503)
+    success = "202" if "202" in operation["responses"] else "200"
+    if success == "202":
+        statuses |= {*OF_WHAT_IS_ONLY_BEGUN}
+    out = {success: _success(path, operation)}
     if path == "/ready":
         out["503"] = {**out["200"], "description": "Not ready."}
     if is_messages(path):

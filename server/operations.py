@@ -1,11 +1,13 @@
-"""Routes for whoever runs the server: probes, version, metrics."""
+"""Routes for whoever runs the server: probes, version, metrics, calibration, the map of the cache."""
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 
+from engine.messages import BlockState
 from server.engine_client import EngineState
-from server.state import State
+from server.state import AppState, State
 from server.version import package_version
 
 router = APIRouter()
@@ -44,3 +46,50 @@ async def metrics(request: Request, state: State) -> Response:
     """Prometheus metrics, in the format the scraper asks for."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(state.metrics.registry), headers={"Content-Type": content_type})
+
+
+@router.get("/calibrate")
+async def calibration(state: State) -> JSONResponse:
+    """What decode passes took with all loops in one pass and with one loop after another, when last compared."""
+    return JSONResponse(_calibration(state))
+
+
+@router.post("/calibrate", status_code=202)
+async def calibrate(state: State) -> JSONResponse:
+    """Compare the two again, a pair of measurements after each step; the answer is the table as it still is."""
+    state.client.calibrate()
+    return JSONResponse(_calibration(state), status_code=202)
+
+
+def _calibration(state: AppState) -> dict[str, object]:
+    calibration = state.client.calibration
+    result = calibration.result
+    return {
+        "running": calibration.running,
+        "measured": 0 if result is None else result.measured,
+        "seconds": 0.0 if result is None else result.seconds,
+        "cells": [msgspec.structs.asdict(cell) for cell in calibration.cells],
+    }
+
+
+@router.get("/cache")
+async def cache(state: State) -> JSONResponse:
+    """Where the blocks of the cache are: for each cell of a map, which of the states most of its blocks are in."""
+    client = state.client
+    client.check_ready()
+    found = await client.cache_view.get()
+    assert client.info is not None
+    return JSONResponse(
+        {
+            "block_size": client.info.block_size,
+            "num_blocks": client.info.num_blocks,
+            "blocks_per_cell": found.blocks_per_cell,
+            "states": [_block_state(state) for state in found.states],
+            "cells": list(found.cells),
+        }
+    )
+
+
+def _block_state(state: BlockState) -> dict[str, object]:
+    group = None if state.loop is None else "window" if state.loop else "shared"
+    return {"state": state.state, "group": group, "loop": state.loop, "blocks": state.blocks}

@@ -15,11 +15,12 @@ from starlette.types import ASGIApp
 
 from server.connection import Connection
 from server.engine_client import EngineClient
-from server.listener import BACKLOG, connections_possible
+from server.listener import BACKLOG, Listener, connections_possible
 from server.process_setup import say
 from server.settings import Settings
 from server.shutdown import Shutdown
-from server.strict_http import ConnectionLimits
+from server.state import AppState
+from server.strict_http import ConnectionEnd, ConnectionLimits
 
 KEEP_ALIVE_S = 5
 LAST_RESPONSES_S = 5  # for responses to reach their clients once their requests have ended
@@ -44,8 +45,8 @@ class Server(uvicorn.Server):
 
 async def run_server(
     app: ASGIApp,
-    client: EngineClient,
-    listening: socket.socket,
+    state: AppState,
+    listening: Listener,
     settings: Settings,
     announcement: str,
     on_hangup: Callable[[], None],
@@ -53,8 +54,8 @@ async def run_server(
     """Serve until told to stop or the engine is beyond help.
 
     Args:
-        app: the application; its lifespan starts and stops `client`.
-        client: watched for its end.
+        app: the application; its lifespan starts and stops the engine client.
+        state: whose engine client is watched for its end.
         listening: where to accept connections.
         settings: for the drain time.
         announcement: printed once the engine is ready.
@@ -63,12 +64,13 @@ async def run_server(
     Returns:
         The exit code.
     """
-    loop = asyncio.get_running_loop()
+    loop, client, on_end = asyncio.get_running_loop(), state.client, state.metrics.on_connection_ended
+    listening.on_turned_away = lambda: on_end(ConnectionEnd.DESCRIPTORS)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     # h11 refuses malformed requests that httptools lets through; both are far faster than a language model.
     config = uvicorn.Config(
         app,
-        http=functools.partial(Connection, limits=_limits(settings)),  # type: ignore[arg-type]
+        http=functools.partial(Connection, limits=_limits(settings), on_end=on_end),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,

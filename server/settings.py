@@ -6,13 +6,16 @@ A command-line option wins over its environment variable `LOOPSERVE_<NAME>`, whi
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from engine.log_format import LogFormat
 from engine.options import (
     AttentionBackendName,
     CacheDtypeName,
@@ -28,10 +31,17 @@ from server.host_check import allowed_host
 from server.key_file import is_sendable, read_keys
 from server.key_limits import KeyQuota
 from server.limit_settings import LimitSettings, SizeInBytes
+from server.model_metrics import MetricsCompat
 from server.text_file import read_text
 
 ENV_PREFIX = "LOOPSERVE_"
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "models" / "demo"
+
+_SERVICE_LINK = re.compile(
+    ENV_PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    rf"|{ENV_PREFIX}\w+_PORT=(tcp|udp|sctp)://.*"
+)
+"""Variables, with values, that Kubernetes puts into every pod for each Service of the namespace."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 ToolCallParserName = Literal["auto", "none", "hermes", "qwen3_coder", "iquest"]
@@ -101,7 +111,26 @@ class Settings(LimitSettings):
         le=3600,
         description="Seconds without an event after which a stream gets a comment; 0 for never.",
     )
+    metrics_compat: MetricsCompat = Field(
+        "none", description="Also export the gauges that routers read under another server's names."
+    )
+    histogram_buckets: Annotated[dict[str, list[float]], NoDecode] = Field(
+        {},
+        description="JSON object: bounds of histograms by name, such as "
+        '{"time_to_first_token_seconds": [0.1, 0.5, 2]}. A latency goal should be one of them.',
+    )
+    page: bool = Field(True, description="Serve a page to look at under /: a playground and live panels.")
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
+    log_format: LogFormat = Field("text", description="Lines of text, or one JSON object per line.")
+    log_requests: bool = Field(
+        False, description="Log one line per request: how it ended, times and counts, none of its text."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        max_length=2048,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP) that is sent a trace per request. "
+        "Needs the extra 'otel'.",
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
@@ -182,6 +211,26 @@ class Settings(LimitSettings):
         True,
         description="Try at start whether a request's bits depend on the requests beside it, and report it.",
     )
+    calibration_time: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="Seconds at start for timing all loops in one pass against one loop per pass, for the metrics; a "
+        "measurement once begun is finished. 0 for none.",
+    )
+    shadow_steps: int = Field(
+        0,
+        ge=0,
+        le=1 << 30,
+        description="Every so many decode passes, run one loop by loop, too, to check the calibration. 0 for none.",
+    )
+    loop_metrics_sample: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Fraction of decode passes of which /metrics tells what the loops do: gates, changes of the hidden "
+        "state and of the most probable token. 0 for none.",
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -201,9 +250,16 @@ class Settings(LimitSettings):
         hosts = value.split(",") if isinstance(value, str) else value
         return tuple(allowed_host(str(host)) for host in hosts) if isinstance(hosts, list | tuple) else hosts
 
-    @field_validator("model_overrides", mode="before")
+    @field_validator("otlp_endpoint")
     @classmethod
-    def _parse_overrides(cls, value: object) -> object:
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is not None and not _is_base_url(value):
+            raise ValueError("is no URL such as http://localhost:4318")
+        return value
+
+    @field_validator("model_overrides", "histogram_buckets", mode="before")
+    @classmethod
+    def _parse_json(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         try:
@@ -271,7 +327,23 @@ class Settings(LimitSettings):
             threads=self.threads,
             tensor_parallel_size=self.tensor_parallel_size,
             self_check=self.self_check,
+            calibration_time=self.calibration_time,
+            shadow_steps=self.shadow_steps,
+            loop_metrics_sample=self.loop_metrics_sample,
         )
+
+
+def _is_base_url(text: str) -> bool:
+    """Whether a path can be put behind it and the whole asked for."""
+    try:
+        url = urlsplit(text)
+        _ = url.port  # read by the property
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return (
+        plain and url.scheme in ("http", "https") and bool(url.hostname) and not (url.query or url.fragment)
+    )
 
 
 def load_settings(given: Mapping[str, object]) -> Settings:
@@ -294,6 +366,11 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     for name in sorted(environment):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            if _SERVICE_LINK.fullmatch(f"{name}={environment[name]}"):
+                raise SettingsError(
+                    f"unknown environment variable {name}: Kubernetes made it of a Service whose name begins with "
+                    "loopserve. Set enableServiceLinks: false in the pod's spec, or name the Service otherwise."
+                )
             close = difflib.get_close_matches(name.upper(), sorted(known), n=1)
             hint = f"; did you mean {close[0]}?" if close else "; unset it."
             raise SettingsError(f"unknown environment variable {name}{hint}")

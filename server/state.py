@@ -15,6 +15,7 @@ from server.key_limits import KeyLimits
 from server.metrics import ServerMetrics
 from server.openai.limits import RequestLimits
 from server.settings import Settings
+from server.tracing import Tracer
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class AppState:
         chat_template: from `--chat-template` or the model; None if there is neither.
         dialect: how the model's chat answers are read.
         created: Unix time of the start, for `/v1/models`.
+        tracer: is told of requests; None if nobody asked for traces.
         account: whose request is handled, see `server.api_keys`; "" without keys.
     """
 
@@ -41,6 +43,7 @@ class AppState:
     chat_template: ChatTemplate | None
     dialect: ChatDialect
     created: int
+    tracer: Tracer | None = None
     account: str = ""
 
     @property

@@ -1,6 +1,7 @@
 """Reading HTTP/1.1 strictly, and answering what can't be read: h11 with our bounds and our error object."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +12,7 @@ from h11._receivebuffer import ReceiveBuffer
 from server.auth import OPEN_PATHS
 from server.error_catalogue import (
     MALFORMED_HTTP,
+    SLOW_REQUEST,
     TOO_LONG_ADDRESS,
     TOO_MANY_CONNECTIONS,
     TOO_MANY_HEADERS,
@@ -25,6 +27,22 @@ MAX_SMALL_PIECES = 4096
 RETRY_AFTER_S = 1
 
 _VERSIONS = (b"1.1", b"1.0")
+
+
+class ConnectionEnd(StrEnum):
+    """Why a connection was ended, or a request on it refused, below the application; the label of a counter."""
+
+    CONNECTIONS = "connections"
+    """There are too many."""
+    DESCRIPTORS = "descriptors"
+    """The process has no file descriptor left."""
+    HEADERS_LATE = "headers_late"
+    """A request's headers began and didn't end in time."""
+    TOO_LARGE = "too_large"
+    """Address or headers."""
+    MALFORMED = "malformed"
+    NOT_READING = "not_reading"
+    """The client took nothing of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +139,17 @@ class _UnfoldedLines(ReceiveBuffer):
         if lines and any(line.startswith((b" ", b"\t")) for line in lines[1:]):
             raise h11.RemoteProtocolError("folded header")
         return lines
+
+
+def end_of(kind: ErrorKind) -> ConnectionEnd:
+    """What a refusal counts as."""
+    if kind is TOO_MANY_CONNECTIONS:
+        return ConnectionEnd.CONNECTIONS
+    if kind is SLOW_REQUEST:
+        return ConnectionEnd.HEADERS_LATE
+    return (
+        ConnectionEnd.TOO_LARGE if kind in (TOO_LONG_ADDRESS, TOO_MANY_HEADERS) else ConnectionEnd.MALFORMED
+    )
 
 
 def refusal(kind: ErrorKind, limits: ConnectionLimits) -> bytes:

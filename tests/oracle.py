@@ -6,6 +6,7 @@ nothing from the engine, so that the two can only agree by both being right. Den
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,10 +16,32 @@ Config = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
 
+@dataclass
+class Trace:
+    """What happened on the way, all float64.
+
+    Attributes:
+        residuals: by loop, the stack's input and what each layer made of it, `[n, hidden]` each.
+        gates: by loop, `[n, heads]` per layer; none for loop 0.
+        hidden: by loop, H `[n, hidden]` as it is passed on.
+        logits: by loop, `[n, vocab]` if it were the last.
+    """
+
+    residuals: list[list[Tensor]] = field(default_factory=list)
+    gates: list[list[Tensor]] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+
+
 def forward(
     config: Config, tensors: Tensors, token_ids: Sequence[int], num_loops: int | None = None
 ) -> Tensor:
     """Logits `[n, vocab]`, float64, of the whole sequence; `num_loops` overrides `plt_num_loops`."""
+    return trace(config, tensors, token_ids, num_loops).logits[-1]
+
+
+def trace(config: Config, tensors: Tensors, token_ids: Sequence[int], num_loops: int | None = None) -> Trace:
+    """The whole computation of `forward`."""
     weights = {name: tensor.double() for name, tensor in tensors.items()}
     loops = config["plt_num_loops"] if num_loops is None else num_loops
     emb_scale = 1.0 if config.get("plt_emb_scale") is None else config["plt_emb_scale"]
@@ -30,17 +53,23 @@ def forward(
     embedding = weights["model.embed_tokens.weight"][torch.tensor(token_ids, dtype=torch.long)]
     cos, sin = rope_tables(config, n)
     shared: list[tuple[Tensor, Tensor]] = []  # loop 0's keys and values, one pair per layer
+    head = "model.embed_tokens.weight" if config.get("tie_word_embeddings") else "lm_head.weight"
+    out = Trace()
     x = embedding
     for loop in range(loops):
         if loop > 0:
             shifted = torch.cat([torch.zeros(shift, x.shape[1], dtype=x.dtype), x[: n - shift]])
             x = emb_scale * embedding + hidden_scale * shifted
+        out.residuals.append([x])
+        out.gates.append([])
         for layer in range(config["num_hidden_layers"]):
-            x = _layer(config, weights, f"model.layers.{layer}.", x, cos, sin, loop, layer, shared)
-        if norm_between or loop == loops - 1:
-            x = _rms_norm(x, weights["model.norm.weight"], config)
-    head = "model.embed_tokens.weight" if config.get("tie_word_embeddings") else "lm_head.weight"
-    return x @ weights[head].T
+            x = _layer(config, weights, f"model.layers.{layer}.", x, cos, sin, loop, layer, shared, out)
+            out.residuals[loop].append(x)
+        normed = _rms_norm(x, weights["model.norm.weight"], config)
+        out.logits.append(normed @ weights[head].T)
+        x = normed if norm_between else x
+        out.hidden.append(x)
+    return out
 
 
 def greedy(
@@ -65,6 +94,7 @@ def _layer(
     loop: int,
     layer: int,
     shared: list[tuple[Tensor, Tensor]],
+    out: Trace,
 ) -> Tensor:
     heads, kv_heads = (
         config["num_attention_heads"],
@@ -84,6 +114,7 @@ def _layer(
     else:
         left = config.get("plt_window_size", [64, 0])[0]
         gate = _gate(config, weights, prefix + "self_attn.plt_gate.", residual, q)
+        out.gates[loop].append(gate)
         over_shared = _attention(q, *shared[layer], causal)
         over_window = _attention(q, k, v, causal & (j >= i - left))
         mixed = gate[:, :, None] * over_shared + (1 - gate[:, :, None]) * over_window

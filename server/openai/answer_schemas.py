@@ -67,6 +67,8 @@ class CompletionChoiceAnswer(BaseModel):
     logprobs: CompletionLogprobsAnswer | None
     finish_reason: Literal["stop", "length"]
     stop_reason: str | int | None
+    loop_logprobs: list[list[float]] | None = None
+    loop_tokens: list[list[str]] | None = None
 
 
 class CompletionAnswer(BaseModel):
@@ -179,6 +181,45 @@ class VersionAnswer(BaseModel):
     version: str
 
 
+class CalibratedCellAnswer(BaseModel):
+    """Medians of one crowd; `pairs` is of how many measurements."""
+
+    sequences: int
+    context: int
+    parallel_seconds: float
+    sequential_seconds: float
+    ratio: float
+    pairs: int
+
+
+class CalibrationAnswer(BaseModel):
+    """Answer of ``/calibrate``; `measured` of the cells are of the last calibration, which took `seconds`."""
+
+    running: bool
+    measured: int
+    seconds: float
+    cells: list[CalibratedCellAnswer]
+
+
+class BlockStateAnswer(BaseModel):
+    """What a block can be, and how many are: held by running sequences, cached for reuse, or free."""
+
+    state: Literal["held", "cached", "free"]
+    group: Literal["shared", "window"] | None
+    loop: int | None
+    blocks: int
+
+
+class CacheAnswer(BaseModel):
+    """Answer of ``GET /cache``; `cells` are indices of `states`, each for `blocks_per_cell` blocks in a row."""
+
+    block_size: int
+    num_blocks: int
+    blocks_per_cell: int
+    states: list[BlockStateAnswer]
+    cells: list[int]
+
+
 ANSWERS: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionAnswer,
     "/v1/chat/completions": ChatAnswer,
@@ -192,5 +233,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "/health": StatusAnswer,
     "/ready": StatusAnswer,
     "/version": VersionAnswer,
+    "/calibrate": CalibrationAnswer,
+    "/cache": CacheAnswer,
 }
 """By path in the document; an endpoint without an entry is described as answering some JSON object."""

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from starlette.responses import JSONResponse
 
 import engine.messages as messages
+from engine.log_format import current_request_id
 from engine.messages import EngineReady
 from engine.sampling_params import SamplingParams, check_num_loops, check_sampling_params
 from server.openai.disconnect import unless_disconnected
@@ -155,6 +156,7 @@ def make_choices(
                 cache_salt=fields.cache_salt or "",
                 num_loops=fields.loops,
                 tenant=state.tenant,
+                label=current_request_id.get() or "",
             )
             choices.append(
                 Choice(

@@ -14,7 +14,7 @@ from server.openai.completion_run import CompletionRun
 from server.openai.errors import ApiError
 from server.openai.fim import Gap, fim_prompt
 from server.openai.generation import DECODER_CONTEXT, Delta
-from server.openai.logprobs import CompletionLogprobs, loop_logprobs
+from server.openai.logprobs import CompletionLogprobs, loop_logprobs, loop_tokens
 from server.openai.prompts import Prompt, completion_prompts, split_prompts
 from server.openai.protocol import CompletionRequest
 from server.state import AppState, State
@@ -78,6 +78,7 @@ class _Progress:
     prompt: Prompt
     logprobs: CompletionLogprobs
     loop_logprobs: list[list[float]] = field(default_factory=list)
+    loop_tokens: list[list[str]] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
     stop_reason: str | int | None = None
@@ -137,6 +138,7 @@ class _Completion:
         for entry in delta.logprobs:
             progress.logprobs.add(entry.token_id, entry)
         progress.loop_logprobs += loop_logprobs(delta.loop_logprobs)
+        progress.loop_tokens += loop_tokens(self._state.tokenizer, delta.loop_tokens)
         progress.text += text
         progress.finish_reason, progress.stop_reason = delta.finish_reason, delta.stop_reason
         return text
@@ -153,4 +155,5 @@ class _Completion:
         }
         if self._fields.loop_logprobs:
             out["loop_logprobs"], progress.loop_logprobs = progress.loop_logprobs, []
+            out["loop_tokens"], progress.loop_tokens = progress.loop_tokens, []
         return out

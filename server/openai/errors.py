@@ -29,7 +29,7 @@ from server.error_catalogue import (
     SERVER_ERROR,
     ErrorKind,
 )
-from server.errors import RequestTimeoutError, UnavailableError
+from server.errors import ConflictError, RequestTimeoutError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,8 @@ def to_api_error(error: BaseException) -> ApiError:
         case UnavailableError():
             retry = {"Retry-After": str(error.retry_after)}
             return ApiError(LOADING.status, str(error), kind=LOADING.type, code=error.code, headers=retry)
+        case ConflictError():
+            return ApiError.worded(error.kind, str(error), headers=DO_NOT_RETRY)
         case RequestTimeoutError():
             return ApiError.worded(REQUEST_TIMEOUT, str(error), headers=DO_NOT_RETRY)
         case HTTPException():

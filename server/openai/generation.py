@@ -10,8 +10,9 @@ from engine.errors import is_isolable
 from engine.messages import RequestOutput, TokenLogprob
 from server.detokenize import TextAssembler
 from server.engine_streams import EngineStream
-from server.metrics import RequestMetrics
 from server.openai.errors import engine_error
+from server.request_metrics import RequestMetrics
+from server.request_notes import RequestNotes, current_notes
 from server.state import AppState
 
 DECODER_CONTEXT = 64
@@ -44,7 +45,7 @@ class Delta:
         text: final text since the last delta; may lag behind `token_ids` while a stop string is possible.
         finish_reason: "stop" or "length" on the last delta.
         stop_reason: the stop string or token id that ended it.
-        num_loops, loop_logprobs: as in `RequestOutput`.
+        num_loops, loop_logprobs, loop_tokens: as in `RequestOutput`.
     """
 
     index: int
@@ -57,6 +58,7 @@ class Delta:
     cached_tokens: int = 0
     num_loops: int = 0
     loop_logprobs: list[list[float]] = field(default_factory=list)
+    loop_tokens: list[list[int]] = field(default_factory=list)
 
 
 async def run_choices(
@@ -85,8 +87,10 @@ async def _run_all(
     state: AppState, choices: list[Choice], ended: Container[int], taken_up: asyncio.Future[None] | None
 ) -> AsyncGenerator[Delta, None]:
     """The same, whatever the key may use."""
-    streams = state.client.submit([choice.request for choice in choices], taken_up)
-    running = [_run_choice(state, *pair, ended) for pair in zip(choices, streams, strict=True)]
+    streams, notes = state.client.submit([choice.request for choice in choices], taken_up), current_notes()
+    if notes is not None:
+        _note_submitted(notes, choices, streams)
+    running = [_run_choice(state, *pair, ended, notes) for pair in zip(choices, streams, strict=True)]
     try:
         # One has nothing to merge: a task and a queue between would cost each token another turn of the event loop.
         async with aclosing(running[0] if len(running) == 1 else _merged(running, ended)) as deltas:
@@ -97,6 +101,14 @@ async def _run_all(
     finally:
         for stream in streams:
             stream.close()
+        if notes is not None:
+            notes.begun = min((stream.begun for stream in streams if stream.begun is not None), default=None)
+
+
+def _note_submitted(notes: RequestNotes, choices: list[Choice], streams: list[EngineStream]) -> None:
+    notes.answer = choices[0].request.request_id.rpartition("-")[0]
+    notes.prompt_tokens = sum(stream.prompt_tokens for stream in streams)
+    notes.submitted = streams[0].started
 
 
 async def _merged(
@@ -135,7 +147,7 @@ async def _pump(running: AsyncGenerator[Delta, None], queue: asyncio.Queue[Delta
 
 
 async def _run_choice(
-    state: AppState, choice: Choice, stream: EngineStream, ended: Container[int]
+    state: AppState, choice: Choice, stream: EngineStream, ended: Container[int], notes: RequestNotes | None
 ) -> AsyncGenerator[Delta, None]:
     prompt, params = choice.request.prompt_token_ids, choice.request.params
     decoder = state.tokenizer.stream_decoder(
@@ -144,11 +156,15 @@ async def _run_choice(
     assembler = TextAssembler(
         decoder, choice.stops, include_stop=choice.include_stop, min_tokens=params.min_tokens
     )
-    with state.metrics.request() as metrics:
+    with state.metrics.request(None if notes is None else notes.finish_reasons.append) as metrics:
         metrics.on_start(len(prompt))
         try:
             async with aclosing(stream) as outputs:
                 async for output in outputs:
+                    if notes is not None:
+                        notes.on_output(
+                            choice.index, len(output.token_ids), output.cached_tokens, output.num_loops
+                        )
                     delta = _delta(choice, assembler, output, metrics)
                     yield delta
                     if delta.finish_reason is not None:
@@ -162,7 +178,7 @@ def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metr
     """Turn one engine output into text, and decide whether a stop string ends the choice here."""
     if output.finish_reason == "error":
         raise engine_error(output)
-    metrics.on_token(len(output.token_ids))
+    metrics.on_token(len(output.token_ids), output.cached_tokens)
     delta = Delta(
         choice.index,
         token_ids=output.token_ids,
@@ -173,6 +189,7 @@ def _delta(choice: Choice, assembler: TextAssembler, output: RequestOutput, metr
         cached_tokens=output.cached_tokens,
         num_loops=output.num_loops,
         loop_logprobs=output.loop_logprobs or [],
+        loop_tokens=output.loop_tokens or [],
     )
     for token in output.token_ids:
         if token != output.stop_token_id or choice.include_stop:

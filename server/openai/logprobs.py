@@ -52,6 +52,11 @@ def loop_logprobs(tokens: list[list[float]]) -> list[list[float]]:
     return [[_number(logprob) for logprob in loops] for loops in tokens]
 
 
+def loop_tokens(tokenizer: Tokenizer, tokens: list[list[int]]) -> list[list[str]]:
+    """Per token the one that each loop found most probable, written as in `CompletionLogprobs.tokens`."""
+    return [[_name(tokenizer, token) for token in loops] for loops in tokens]
+
+
 def chat_logprobs(tokenizer: Tokenizer, entries: list[TokenLogprob]) -> dict[str, Any]:
     """OpenAI's chat object: ``{"content": [{token, logprob, bytes, top_logprobs}]}``."""
     content = []

@@ -6,7 +6,18 @@ import time
 from pathlib import Path
 
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError
-from engine.messages import PROTOCOL_VERSION, EngineReady, EngineStats, Request, RequestOutput
+from engine.messages import (
+    PROTOCOL_VERSION,
+    BlockState,
+    CacheMap,
+    Calibrated,
+    CalibratedCell,
+    EngineReady,
+    EngineStats,
+    Request,
+    RequestOutput,
+    StepShape,
+)
 from engine.options import EngineOptions
 from engine.sampling_params import SamplingParams
 
@@ -17,6 +28,16 @@ DIE = 9004  # step: SIGKILL to itself
 HANG = 9005  # step: never returns
 VOCAB_SIZE = 10_000
 FAKE_LOOPS = 2
+CALIBRATION_PAIRS = 3
+CALIBRATED = Calibrated(
+    cells=[
+        CalibratedCell(
+            sequences=1, context=128, parallel_seconds=0.002, sequential_seconds=0.003, ratio=1.5, pairs=1
+        )
+    ],
+    measured=1,
+    seconds=0.25,
+)
 
 
 class FakeCore:
@@ -32,6 +53,7 @@ class FakeCore:
         self.rows = 0
         self.admitted: list[str] = []
         self.compiling = False
+        self.pairs_left = 0
 
     @classmethod
     def load(cls, options: EngineOptions, show_progress: bool) -> "FakeCore":
@@ -84,6 +106,17 @@ class FakeCore:
         self.taken_up.update(self.admitted)
         return [self._advance(request, done) for request, done in running]
 
+    @property
+    def calibrating(self) -> bool:
+        return self.pairs_left > 0
+
+    def begin_calibration(self) -> None:
+        self.pairs_left = CALIBRATION_PAIRS
+
+    def calibrate(self) -> Calibrated | None:
+        self.pairs_left -= 1
+        return None if self.pairs_left else CALIBRATED
+
     def stats(self) -> EngineStats:
         return EngineStats(
             running=min(len(self.requests), self.seats),
@@ -94,7 +127,16 @@ class FakeCore:
             steps_total=self.steps,
             rows_total=[self.rows] * FAKE_LOOPS,
             admitted=self.admitted,
+            step=StepShape(phase="decode", rows=[1] * FAKE_LOOPS),
         )
+
+    def cache_map(self) -> CacheMap:
+        held = len(self.requests)
+        states = [
+            BlockState(state="held", loop=0, blocks=held),
+            BlockState(state="free", loop=None, blocks=100 - held),
+        ]
+        return CacheMap(blocks_per_cell=1, states=states, cells=bytes(held) + bytes([1]) * (100 - held))
 
     def _advance(self, request: Request, done: int) -> RequestOutput:
         self._misbehave(request.prompt_token_ids[0])

@@ -26,6 +26,7 @@ class Answer:
     stop_token_id: int | None = None
     cached_tokens: int = 0
     loop_logprobs: list[list[float]] = field(default_factory=list)
+    loop_tokens: list[list[int]] = field(default_factory=list)
     num_loops: int = 0
     error: str | None = None
 
@@ -38,6 +39,7 @@ class Answer:
         self.stop_token_id = output.stop_token_id
         self.cached_tokens = output.cached_tokens
         self.loop_logprobs += output.loop_logprobs or []
+        self.loop_tokens += output.loop_tokens or []
         self.num_loops = output.num_loops
         self.error = output.error
 
@@ -108,6 +110,8 @@ class Checkpoint:
             "block_size": 4,
             "kv_cache_memory": 8 << 20,
             "self_check": False,
+            "calibration_time": 0,
+            "loop_metrics_sample": 0.0,
             **options,
         }
         return EngineCore.load(EngineOptions(**values), show_progress=False)

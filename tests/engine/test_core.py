@@ -5,6 +5,7 @@ import torch
 
 from engine.core import EngineCore
 from engine.errors import InvalidRequestError
+from engine.messages import StepShape
 from engine.runner import StepLogits
 from scheduler.invariants import check, check_idle
 from scheduler.step_plan import StepPlan
@@ -155,9 +156,12 @@ def test_stats_count_what_happened():
     driver.step()
     stats = driver.core.stats()
     assert (stats.running, stats.waiting, stats.admitted) == (1, 0, ["a"])
+    assert stats.step == StepShape(phase="prefill", rows=stats.rows_total)
     assert stats.blocks_used == stats.shared_blocks_used + stats.window_blocks_used > 0
     driver.run()
     after = driver.core.stats()
+    assert after.step.phase == "decode"
+    assert sum(after.step.rows) <= len(after.rows_total), "at most one row per loop"
     assert after.blocks_used == 0
     assert after.blocks_cached > 0
     assert after.steps_total == driver.passes

@@ -32,11 +32,11 @@ class StandIn:
         return replay, output
 
 
-def limits_of(core: EngineCore, **changes: int) -> DecodeLimits:
+def limits_of(core: EngineCore, **changes: object) -> DecodeLimits:
     config, layout = core.model.config, core.scheduler.layout
     values = {
         "num_loops": layout.num_loops,
-        "rows_per_sequence": layout.num_loops if core.model.ready.execution == "parallel" else 1,
+        "rows_per_sequence": (layout.num_loops if core.model.ready.execution == "parallel" else 1,),
         "max_num_seqs": 4,
         "max_model_len": core.model.max_model_len,
         "block_size": layout.block_size,
@@ -133,7 +133,7 @@ def test_a_batch_that_no_shape_fits_runs_without_a_graph():
     split=st.sampled_from([None, 512]),
 )
 def test_shapes_cover_every_batch_within_the_limits(max_num_seqs, max_model_len, split):
-    limits = DecodeLimits(2, 2, max_num_seqs, max_model_len, 16, 64, Tiling(16, split))
+    limits = DecodeLimits(2, (2,), max_num_seqs, max_model_len, 16, 64, Tiling(16, split))
     counts, contexts = limits.sequence_counts(), limits.contexts()
     assert counts == sorted(set(counts))
     assert contexts == sorted(set(contexts))
@@ -146,9 +146,37 @@ def test_shapes_cover_every_batch_within_the_limits(max_num_seqs, max_model_len,
 def test_padding_parts_stay_bounded():
     driver, _ = graphed(checkpoint(seed=5))
     graphs = driver.core.model.runner.graphs
-    graphs.limits = DecodeLimits(2, 2, 64, 131072, 16, 64, Tiling(16, 512))
-    assert graphs._num_parts(DecodeShape(1, 131072)) == 257
-    assert graphs._num_parts(DecodeShape(64, 512)) == 0
-    assert graphs._num_parts(DecodeShape(64, 131072)) > MAX_PARTS
-    graphs.limits = DecodeLimits(2, 2, 64, 131072, 16, 64, Tiling(16, 512, always_splits=True))
-    assert graphs._num_parts(DecodeShape(3, 512)) == 6
+    graphs.limits = DecodeLimits(2, (2,), 64, 131072, 16, 64, Tiling(16, 512))
+    assert graphs._num_parts(DecodeShape(1, 131072, 2)) == 257
+    assert graphs._num_parts(DecodeShape(64, 512, 2)) == 0
+    assert graphs._num_parts(DecodeShape(64, 131072, 2)) > MAX_PARTS
+    graphs.limits = DecodeLimits(2, (2,), 64, 131072, 16, 64, Tiling(16, 512, always_splits=True))
+    assert graphs._num_parts(DecodeShape(3, 512, 2)) == 6
+
+
+@pytest.mark.parametrize("execution", ["parallel", "sequential"])
+def test_with_graphs_for_both_executions_a_pass_takes_the_size_that_is_its_own(execution):
+    model = checkpoint(seed=6, plt_num_loops=3)
+    driver, stand_in = model.driver(execution=execution), StandIn()
+    runner = driver.core.model.runner
+    runner.capture_graphs(limits_of(driver.core, rows_per_sequence=(1, 3)), stand_in)
+    sizes = set()
+    choose = runner.graphs._shape_for
+
+    def noting(batch):
+        shape = choose(batch)
+        sizes.add(None if shape is None else shape.rows)
+        return shape
+
+    runner.graphs._shape_for = noting
+    assert answers(driver, 5) == answers(model.driver(execution=execution), 5)
+    assert stand_in.replayed > 0
+    # Near the end of a prompt a sequence may have fewer rows in a parallel pass, too.
+    assert sizes - {None} == {1} if execution == "sequential" else 3 in sizes
+
+
+def test_a_pass_with_more_rows_than_any_shape_runs_without_a_graph():
+    """As a sequential engine's, when it is compared with the parallel execution."""
+    driver, stand_in = checkpoint(seed=7).driver(), StandIn()
+    driver.core.model.runner.capture_graphs(limits_of(driver.core, rows_per_sequence=(1,)), stand_in)
+    assert answers(driver, 2) == answers(checkpoint(seed=7).driver(), 2)

@@ -17,7 +17,9 @@ DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 def driver(**options) -> Driver:
     return Driver(
-        EngineCore.load(EngineOptions(model_dir=str(DEMO), kv_cache_memory=64 << 20, **options), False)
+        EngineCore.load(
+            EngineOptions(model_dir=str(DEMO), kv_cache_memory=64 << 20, calibration_time=0, **options), False
+        )
     )
 
 

@@ -13,16 +13,20 @@ from engine.engine_loop import (
 )
 from engine.messages import (
     Abort,
+    CacheMap,
+    Calibrate,
+    DescribeCache,
     EngineFailed,
     EngineReady,
     FromEngine,
     RequestOutput,
     Shutdown,
     StepOutputs,
+    StepShape,
     ToEngine,
 )
 from engine.options import EngineOptions
-from tests.engine.fake_core import BREAK_ADD, BREAK_STEP, REFUSE, FakeCore, fake_request
+from tests.engine.fake_core import BREAK_ADD, BREAK_STEP, CALIBRATED, REFUSE, FakeCore, fake_request
 
 
 class Script:
@@ -101,6 +105,8 @@ def test_abort_stops_output_and_reports_idle() -> None:
     assert script.steps[-1].stats.running == 0
     assert script.steps[-1].stats.step_seconds == 0
     assert [step.stats.admitted for step in script.steps] == [["a"], []], "an admission is reported once"
+    assert script.steps[0].stats.step.rows
+    assert script.steps[-1].stats.step == StepShape(), "nor is a step"
 
 
 def test_exception_in_step_is_fatal_and_says_so() -> None:
@@ -153,3 +159,40 @@ def test_other_load_errors_are_crashes() -> None:
     assert script.run("broken") == EXIT_CRASHED
     assert isinstance(script.sent[0], EngineFailed)
     assert not script.sent[0].model_error
+
+
+def test_a_calibration_takes_turns_with_steps_and_its_end_is_told() -> None:
+    script = Script([[fake_request("a", [5], 2)], [Calibrate()], [], [], []])
+    script.run()
+    kinds = [type(message).__name__ for message in script.sent]
+    assert kinds == ["EngineReady", "StepOutputs", "StepOutputs", "StepOutputs", "Calibrated"]
+    assert script.sent[-1] == CALIBRATED
+    assert script.waits[2:4] == [0.0] * 2, "a calibration is not slowed down by an idle engine's patience"
+    assert script.waits[4] == IDLE_WAIT_S
+
+
+def test_a_result_of_the_start_is_told_at_once() -> None:
+    script, core = Script([[], []]), FakeCore()
+    core.pairs_left = 1
+    run_loop(core, script.receive, script.sent.append, script.beat)
+    assert script.sent == [CALIBRATED]
+    assert script.waits[:2] == [0.0, IDLE_WAIT_S]
+
+
+def test_the_cache_is_described_between_steps() -> None:
+    script = Script(
+        [[fake_request("a", [5], 3), DescribeCache()], [DescribeCache()], [], [], [DescribeCache()]]
+    )
+    assert script.run() == EXIT_OK
+    maps = [message for message in script.sent if isinstance(message, CacheMap)]
+    assert [drawn.states[0].blocks for drawn in maps] == [1, 1, 0]
+    assert [output.token_ids for output in script.outputs] == [[6], [7], [8]]
+    assert script.waits[-1] == IDLE_WAIT_S, "an engine that only answers is idle"
+
+
+def test_a_cache_that_cannot_be_described_costs_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeCore, "cache_map", lambda self: 1 // 0)
+    script = Script([[fake_request("a", [5], 3)], [DescribeCache()], [], []])
+    assert script.run() == EXIT_OK
+    assert [output.token_ids for output in script.outputs] == [[6], [7], [8]]
+    assert not any(isinstance(message, CacheMap) for message in script.sent)

@@ -48,3 +48,10 @@ def test_the_least_is_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available_memory() <= 1000
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1, 1))
     assert available_memory() == 0
+
+
+def test_without_any_limit_it_is_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine whose groups are all unlimited, or in a container that doesn't see them."""
+    monkeypatch.setattr(host_memory, "_left_in_groups", lambda: iter([]))
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert 0 < available_memory() <= psutil.virtual_memory().total

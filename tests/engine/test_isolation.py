@@ -1,9 +1,11 @@
 """An exception in one request's work ends that request, and its neighbours get what they would have got without it."""
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +20,7 @@ from engine.grammar_compiler import BackgroundCompiler
 from engine.grammar_gate import GrammarGate
 from engine.grammar_state import GrammarState
 from engine.isolation import bisect, is_fatal
+from engine.log_format import JsonFormatter
 from engine.runner import StepLogits
 from engine.sampler import SamplingState
 from engine.tokenizer import Tokenizer
@@ -226,6 +229,19 @@ def test_each_error_is_logged_once_with_its_trace_and_request(monkeypatch, caplo
     assert "forward" in record.getMessage()
     assert "ZeroDivisionError: the cause" in caplog.text
     assert "in broken" in caplog.text
+
+
+def test_an_errors_line_is_found_by_the_clients_id(monkeypatch, caplog):
+    driver, _ = crowd(False)
+    driver.add(CULPRIT, CULPRITS_PROMPT)
+    active = driver.core.active[CULPRIT]
+    active.request = msgspec.structs.replace(active.request, label="the-clients")
+    within_pass(driver, monkeypatch, ZeroDivisionError("the cause"))
+    with caplog.at_level(logging.WARNING):
+        driver.run()
+    line = json.loads(JsonFormatter(" (engine)").format(caplog.records[0]))
+    assert (line["request_id"], line["process"]) == ("the-clients", "engine")
+    assert line["exception"].endswith("ZeroDivisionError: the cause")
 
 
 def test_an_error_that_does_not_come_again_costs_nobody_anything(monkeypatch, caplog):

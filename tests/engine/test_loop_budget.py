@@ -57,12 +57,24 @@ def assert_exact(model: Checkpoint, prompt: list[int], answer: Answer, loops: in
         expected = [float(logprobs[len(prompt) + number - 1, answer.tokens[number]]) for logprobs in each]
         assert by_loop == pytest.approx(expected, abs=ATOL)
         assert by_loop[-1] == answer.logprobs[number].logprob, "the same number, bit for bit"
+    assert len(answer.loop_tokens) == len(answer.loop_logprobs)
+    for number, by_loop in enumerate(answer.loop_tokens):
+        for logprobs, token in zip(each, by_loop, strict=True):
+            row = logprobs[len(prompt) + number - 1]
+            assert float(row.max() - row[token]) < ATOL
     for position, entry in enumerate(answer.prompt_logprobs[1:], 1):
         assert entry.logprob == pytest.approx(float(each[-1][position - 1, prompt[position]]), abs=ATOL)
 
 
 def bits(answer: Answer) -> tuple[Any, ...]:
-    return answer.tokens, answer.logprobs, answer.prompt_logprobs, answer.finish_reason, answer.loop_logprobs
+    return (
+        answer.tokens,
+        answer.logprobs,
+        answer.prompt_logprobs,
+        answer.finish_reason,
+        answer.loop_logprobs,
+        answer.loop_tokens,
+    )
 
 
 def with_fewer_loops(model: Checkpoint, loops: int, prompt: list[int], **params: Any) -> tuple[Any, ...]:

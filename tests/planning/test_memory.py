@@ -99,7 +99,7 @@ def test_the_shape_on_the_pages_is_the_released_models() -> None:
 def test_so_many_sequences_really_run_at_once(
     loops: int, window: int, block_size: int, context: int, rows: int, room: int
 ) -> None:
-    """The scheduler takes up all that fit, computes them and preempts none; of a context longer than windows, twice as many don't."""
+    """The scheduler takes up all that fit, computes them and preempts none; of longer contexts twice as many don't."""
     layout = LoopLayout(loops, 1, window, 2, block_size)
     memory = room * layout.blocks_for(context, rows)
     model = model_of(layout, memory, rows)

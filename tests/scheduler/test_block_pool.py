@@ -8,18 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from scheduler.block_pool import BlockPool
+from scheduler.block_pool import CACHED, FREE, HELD, BlockGroup, BlockPool
 from scheduler.errors import InvariantError
 
 NUM_BLOCKS = 6
 TENANTS = ("", "a", "b")
+GROUPS = [BlockGroup(0, 2), BlockGroup(1, 2), BlockGroup(0, 3), BlockGroup(2, 3)]
 
 
 class PoolMachine(RuleBasedStateMachine):
     """`holders` counts references; `contents` maps keys to blocks; `idle` lists evictable blocks, oldest first.
 
     A key names its tenant, as in the real thing. `quiet` lists tenants, the one whose idle blocks have not changed for
-    longest first.
+    longest first. `groups` says what each block was last handed out for.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.holders: dict[int, int] = {}
         self.contents: dict[tuple[bytes, int], int] = {}
         self.idle: list[int] = []
+        self.groups: dict[int, BlockGroup] = {}
         self.quiet: list[str] = list(TENANTS)
 
     def key_of(self, block: int) -> tuple[bytes, int] | None:
@@ -52,10 +54,10 @@ class PoolMachine(RuleBasedStateMachine):
         del self.contents[self.key_of(block)]
         return block
 
-    @rule(count=st.integers(0, NUM_BLOCKS + 1))
-    def allocate(self, count: int) -> None:
+    @rule(count=st.integers(0, NUM_BLOCKS + 1), group=st.sampled_from(GROUPS))
+    def allocate(self, count: int, group: BlockGroup) -> None:
         free = NUM_BLOCKS - len(self.holders) - len(self.idle)
-        blocks = self.pool.allocate(count)
+        blocks = self.pool.allocate(count, group)
         if count > free + len(self.idle):
             assert blocks is None
             return
@@ -64,6 +66,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert not set(blocks) & set(self.holders)
         assert {self.evict() for _ in range(count - free)} <= set(blocks)
         self.holders |= dict.fromkeys(blocks, 1)
+        self.groups |= dict.fromkeys(blocks, group)
 
     @precondition(lambda self: self.holders)
     @rule(data=st.data())
@@ -120,6 +123,18 @@ class PoolMachine(RuleBasedStateMachine):
             assert list(self.pool.evictable.tenants.get(tenant, ())) == mine
         assert [self.holders.get(block, 0) for block in range(NUM_BLOCKS)] == self.pool.refs
         assert sorted([*self.pool.free, *self.idle, *self.holders]) == list(range(NUM_BLOCKS))
+
+    @invariant()
+    def groups_and_the_map_agree(self) -> None:
+        held = Counter(self.groups[block] for block in self.holders)
+        assert {group: count for group, count in self.pool.held.items() if count} == held
+        assert sum(self.pool.held.values()) == self.pool.used
+        for block, state in enumerate(self.pool.states):
+            loop = self.groups[block].loop if block in self.groups else 0
+            if block in self.holders:
+                assert state == HELD + loop
+            else:
+                assert state == (CACHED + loop if block in self.idle else FREE)
 
 
 TestBlockPool = PoolMachine.TestCase

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from scheduler.block_pool import HELD, BlockGroup
 from scheduler.errors import InvariantError
 from scheduler.invariants import check, check_idle
 from scheduler.loop_layout import LoopLayout
@@ -176,6 +177,29 @@ def a_largest_count_of_nothing(scheduler: Scheduler) -> str:
     return "the largest count is wrong"
 
 
+def a_held_block_that_is_not_counted(scheduler: Scheduler) -> str:
+    held = scheduler.blocks.held
+    held[next(group for group, count in held.items() if count)] -= 1
+    return "a group's count is wrong"
+
+
+def a_held_block_that_is_counted_for_another_loop(scheduler: Scheduler) -> str:
+    held = scheduler.blocks.held
+    held[BlockGroup(0, 2)] -= 1
+    held[BlockGroup(1, 2)] += 1
+    return "a group's count is wrong"
+
+
+def a_free_block_on_the_map_of_held_ones(scheduler: Scheduler) -> str:
+    scheduler.blocks.states[scheduler.blocks.free[0]] = HELD
+    return "the map of blocks is wrong"
+
+
+def a_cached_block_of_another_loop(scheduler: Scheduler) -> str:
+    scheduler.blocks.states[next(iter(scheduler.blocks.evictable))] ^= 1
+    return "the map of blocks is wrong"
+
+
 def a_slot_of_two_carries(scheduler: Scheduler) -> str:
     one, other = (sequence.carries[0].slots for sequence in scheduler.running)
     other[0] = one[0]
@@ -308,6 +332,10 @@ BREACHES: list[Callable[[Scheduler], str]] = [
     a_length_that_hides_a_lost_block,
     a_largest_count_too_low,
     a_largest_count_of_nothing,
+    a_held_block_that_is_not_counted,
+    a_held_block_that_is_counted_for_another_loop,
+    a_free_block_on_the_map_of_held_ones,
+    a_cached_block_of_another_loop,
     a_slot_of_two_carries,
     a_lost_slot,
     the_zero_slot_for_hire,

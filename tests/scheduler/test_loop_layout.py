@@ -14,7 +14,7 @@ LAYOUTS = st.builds(
     LoopLayout,
     num_loops=st.integers(1, 4),
     offset=st.integers(0, 1),
-    window=st.integers(1, 5),
+    window=st.integers(0, 5),
     num_layers=st.integers(1, 3),
     block_size=st.integers(1, 5),
 )
@@ -157,7 +157,7 @@ def test_blocks_are_counted_for_the_worst_alignment_and_no_more(layout, rows, le
     size = layout.block_size
 
     def window(rows: int) -> int:
-        reaches = (range(start, start + layout.window + rows) for start in range(size))
+        reaches = (range(start, start + layout.kept_window + rows) for start in range(size))
         return max(len({position // size for position in reach}) for reach in reaches)
 
     assert layout.window_blocks(rows) == window(rows)

@@ -145,7 +145,7 @@ def test_a_restore_goes_with_its_evicted_window():
         LoopLayout,
         num_loops=st.integers(1, 3),
         offset=st.integers(0, 1),
-        window=st.integers(1, 6),
+        window=st.integers(0, 6),
         num_layers=st.integers(1, 2),
         block_size=st.integers(1, 4),
     ),

@@ -70,7 +70,7 @@ LAYOUTS = st.builds(
     LoopLayout,
     num_loops=st.integers(1, 4),
     offset=st.integers(0, 1),
-    window=st.integers(1, 9),
+    window=st.integers(0, 9),
     num_layers=st.integers(1, 3),
     block_size=st.integers(1, 6),
 )
@@ -509,3 +509,11 @@ def test_only_a_planned_row_of_loop_0_is_followed_by_more():
     ):
         assert _extend_lead(sequence, planned, budget) == added
         assert planned == left
+
+
+def test_a_model_whose_later_loops_see_only_themselves_can_be_restored():
+    """W = 0: a restored window shows nothing, but beside its last block is the H to go on from."""
+    layout = LoopLayout(num_loops=3, offset=1, window=0, num_layers=1, block_size=1)
+    scheduler = make_scheduler(layout, num_blocks=64, max_num_seqs=1, max_rows=6)
+    serve_alone(scheduler, [1] * 6, "")
+    assert serve_alone(scheduler, [1] * 7, "") == 6

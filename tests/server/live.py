@@ -75,7 +75,7 @@ def live_server(
         ]
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*command, "--log-level", "warning", *options],
+                [*command, "--log-level", "warning", "--calibration-time", "0", *options],
                 stdout=out,
                 stderr=out,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(sys.path)},

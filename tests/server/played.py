@@ -15,6 +15,9 @@ from engine.host import Inbox
 from engine.messages import (
     PROTOCOL_VERSION,
     Abort,
+    BlockState,
+    CacheMap,
+    DescribeCache,
     EngineReady,
     EngineStats,
     FromEngine,
@@ -38,6 +41,16 @@ EOS = 2
 
 _TOKENIZER = byte_level_tokenizer(VOCAB_SIZE)
 _TOKENIZER.encode_special_tokens = True
+
+CACHE_MAP = CacheMap(
+    blocks_per_cell=16,
+    states=[
+        BlockState(state="held", loop=0, blocks=20),
+        BlockState(state="held", loop=1, blocks=16),
+        BlockState(state="free", loop=None, blocks=28),
+    ],
+    cells=bytes([0, 1, 2, 2]),
+)
 
 Script = Callable[[Request], Iterable[RequestOutput]]
 
@@ -72,6 +85,8 @@ class PlayedHost:
 
     def send(self, message: ToEngine) -> None:
         self.sent.append(message)
+        if isinstance(message, DescribeCache):
+            self.inbox.put(CACHE_MAP)
         if isinstance(message, Request):
             for output in self._script(message):
                 self.inbox.put(StepOutputs([output], EngineStats()))
@@ -200,6 +215,7 @@ def says(text: str, *, stop: bool = True) -> Script:
                 stop_token_id=token if stopped else None,
                 cached_tokens=3,
                 loop_logprobs=[loop_logprobs_of(request)] if params.loop_logprobs else None,
+                loop_tokens=[loop_tokens_of(request, token)] if params.loop_logprobs else None,
                 num_loops=request.num_loops or NUM_LOOPS,
             )
             if last:
@@ -227,6 +243,12 @@ def logprob_of(token: int, count: int) -> TokenLogprob:
 def loop_logprobs_of(request: Request) -> list[float]:
     """Made up: the last loop says what `logprob_of` says, the others what JSON has no number for."""
     return [float("nan"), float("-inf"), -1.5][-(request.num_loops or NUM_LOOPS) :]
+
+
+def loop_tokens_of(request: Request, token: int) -> list[int]:
+    """Made up: the last loop found the token itself, each before it one that is one less."""
+    loops = request.num_loops or NUM_LOOPS
+    return list(range(token - loops + 1, token + 1))
 
 
 def _prompt_logprobs(request: Request) -> list[TokenLogprob | None] | None:

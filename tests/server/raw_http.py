@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from server.connection import Connection
-from server.strict_http import ConnectionLimits
+from server.strict_http import ConnectionEnd, ConnectionLimits
 
 HEAD = b"GET /x HTTP/1.1\r\nHost: a\r\n"
 GET = HEAD + b"\r\n"
@@ -62,10 +62,11 @@ class Raw:
 
 @dataclass
 class Serving:
-    """A running server of one application."""
+    """A running server of one application; `ends` is what it counts of connections."""
 
     port: int
     state: ServerState
+    ends: list[ConnectionEnd]
 
     async def connect(
         self, receive_buffer: int | None = None
@@ -120,14 +121,16 @@ async def serving(
     config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
     config.timeout_keep_alive = keep_alive  # type: ignore[assignment]
     config.load()
-    state = ServerState()
+    state, ends = ServerState(), list[ConnectionEnd]()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(config=config, server_state=state, app_state={}, limits=given or limits()),
+        lambda: Connection(
+            config=config, server_state=state, app_state={}, limits=given or limits(), on_end=ends.append
+        ),
         "127.0.0.1",
         0,
     )
     try:
-        yield Serving(server.sockets[0].getsockname()[1], state)
+        yield Serving(server.sockets[0].getsockname()[1], state, ends)
     finally:
         server.close()
         for connection in list(state.connections):

@@ -405,6 +405,38 @@ class Events:
             self.closed = True
 
 
+def test_ends_below_the_application_are_counted_by_reason() -> None:
+    async def work(server: Serving) -> list[str]:
+        await server.send(HEAD)  # and no more
+        await server.send(b"nonsense\r\n\r\n")
+        await server.send(b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        await server.send(GET, b"", pause=0.01)
+        held = [await server.connect() for _ in range(8)]
+        await asyncio.sleep(0.05)
+        await server.send(GET)
+        for _, writer in held:
+            writer.transport.abort()
+        return [str(end) for end in server.ends]
+
+    found = run(work, header_timeout=0.3, connections=8, keep_alive=0.1)
+    assert found == ["headers_late", "malformed", "too_large", "connections"], "a good request counts nothing"
+
+
+def test_a_client_that_does_not_read_is_counted() -> None:
+    events = Events(size=1000)
+
+    async def work(server: Serving) -> list[str]:
+        _, writer = await server.connect(receive_buffer=4096)
+        writer.write(GET)
+        async with asyncio.timeout(10):
+            while not events.closed:
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+        return [str(end) for end in server.ends]
+
+    assert run(work, events, write_timeout=0.5) == ["not_reading"]
+
+
 def test_a_stream_whose_client_does_not_read_is_ended() -> None:
     events = Events(size=1000)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine.errors import EngineDeadError, InvalidRequestError
-from engine.messages import Abort, EngineFailed, EngineStats, RequestOutput
+from engine.messages import Abort, CacheUse, EngineFailed, EngineStats, LoopSignals, RequestOutput, StepShape
 from server.admission import AdmissionLimits
 from server.engine_client import MAX_RESTARTS, RESTART_WINDOW_S, EngineClient, EngineState
 from server.engine_totals import totals_only, with_past
@@ -258,6 +258,20 @@ def test_every_total_is_carried_over() -> None:
         assert getattr(twice, name) == ([2] if name == "rows_total" else 2), name
 
 
+def test_every_total_of_the_loops_is_carried_over() -> None:
+    names = LoopSignals.__struct_fields__
+    now = EngineStats(signals=LoopSignals(**{name: [0, n, 1] for n, name in enumerate(names, 1)}))
+    past = EngineStats(signals=LoopSignals(**{name: [0, 10 * n] for n, name in enumerate(names, 1)}))
+    both = with_past(now, totals_only(past)).signals
+    assert both == LoopSignals(**{name: [0, 11 * n, 1] for n, name in enumerate(names, 1)})
+
+
+def test_what_is_held_is_no_total() -> None:
+    held = EngineStats(cache=CacheUse(blocks=[3], tokens=5))
+    assert totals_only(held).cache == CacheUse()
+    assert with_past(EngineStats(), held).cache == CacheUse()
+
+
 def test_steps_and_queue_times_are_observed() -> None:
     clock = Clock()
 
@@ -265,11 +279,14 @@ def test_steps_and_queue_times_are_observed() -> None:
         stream = asyncio.create_task(collect(client, "a"))
         await settle()
         clock.now += 3.0
-        hosts.last.say(token("a", 1, "length"), stats=EngineStats(step_seconds=1.0, admitted=["a", "gone"]))
+        step = StepShape(phase="decode", rows=[3, 2])
+        stats = EngineStats(step_seconds=1.0, step=step, admitted=["a", "gone"])
+        hosts.last.say(token("a", 1, "length"), stats=stats)
         await stream
 
     metrics = run(scenario, clock=clock)
-    assert metrics.registry.get_sample_value("loopserve_step_seconds_sum") == 1.0
+    assert metrics.registry.get_sample_value("loopserve_step_seconds_sum", {"phase": "decode"}) == 1.0
+    assert metrics.registry.get_sample_value("loopserve_step_rows_sum", {"loop": "1"}) == 2.0
     assert metrics.registry.get_sample_value("loopserve_request_queue_time_seconds_sum") == 2.0
     assert metrics.registry.get_sample_value("loopserve_request_queue_time_seconds_count") == 1
 

@@ -46,6 +46,18 @@ def test_what_compiles_has_no_problem(checkpoint: Path, grammar: str) -> None:
     assert run(checkpoint, lambda trial: trial.problem_of(grammar)) is None
 
 
+def test_only_what_is_tried_is_timed(checkpoint: Path) -> None:
+    found: list[float] = []
+
+    async def work(trial: GrammarTrial) -> None:
+        for _ in range(3):
+            await trial.problem_of(GOOD)
+
+    run(checkpoint, work, on_trial=found.append)
+    assert len(found) == 1
+    assert 0 < found[0] < 10
+
+
 def test_what_does_not_compile_says_why(checkpoint: Path) -> None:
     problem = run(checkpoint, lambda trial: trial.problem_of(lark_grammar("start: missing")))
     assert "missing" in problem

@@ -261,7 +261,9 @@ def test_a_stage_of_the_engine_that_breaks_fails_its_request(
     breaks: Callable[..., None], error: BaseException, stream: bool, checkpoint, played, monkeypatch
 ) -> None:
     monkeypatch.setattr(GrammarTrial, "problem_of", _no_problem)
-    options = EngineOptions(model_dir=str(checkpoint), max_num_seqs=4, block_size=4, kv_cache_memory=8 << 20)
+    options = EngineOptions(
+        model_dir=str(checkpoint), max_num_seqs=4, block_size=4, kv_cache_memory=8 << 20, calibration_time=0
+    )
 
     def load() -> EngineCore:
         core = EngineCore.load(options, show_progress=False)

@@ -30,7 +30,8 @@ def demo():
 def random_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "random-r3"
     make_checkpoint(path, CONFIG, seed=5)
-    with live_server(path, "--kv-cache-memory", "64MiB", "--api-key", "secret") as server:
+    options = ("--kv-cache-memory", "64MiB", "--api-key", "secret", "--loop-metrics-sample", "0.5")
+    with live_server(path, *options) as server:
         yield server
 
 
@@ -140,6 +141,54 @@ def test_a_budget_of_loops_and_what_each_loop_says(demo):
     for answer in (both, one):
         choice = answer.choices[0]
         assert [loops[-1] for loops in choice.loop_logprobs] == choice.logprobs.token_logprobs
+
+
+def test_what_the_loops_hold_and_do_is_shown(random_model):
+    """While a request runs, and when it has ended."""
+    client, headers = random_model.client("secret"), {"Authorization": "Bearer secret"}
+    prompt = [(7 * i) % 300 + 10 for i in range(64)]
+    stream = client.completions.create(
+        model="random-r3",
+        prompt=prompt,
+        max_tokens=400,
+        stream=True,
+        extra_body={"ignore_eos": True, "loop_logprobs": True},
+    )
+    first = next(choice for chunk in stream for choice in chunk.choices if choice.loop_tokens)
+    assert [len(loops) for loops in first.loop_tokens] == [3] * len(first.loop_logprobs)
+    shown = httpx.get(f"{random_model.url}/cache", headers=headers).json()
+    running = metrics_of(random_model, headers)
+    assert httpx.get(f"{random_model.url}/cache").status_code == 401
+    stream.close()
+    counts = {(state["state"], state["loop"]): state["blocks"] for state in shown["states"]}
+    assert sum(counts.values()) == shown["num_blocks"]
+    assert len(shown["cells"]) == -(-shown["num_blocks"] // shown["blocks_per_cell"])
+    held = [counts["held", loop] for loop in range(3)]
+    assert held[0] >= 4
+    assert 1 <= held[1] <= 2
+    assert 1 <= held[2] <= 2
+    assert running["loopserve_live_tokens"] > 64
+    assert running["loopserve_kv_cache_bytes,group=window,loop=2"] > 0
+    assert running["loopserve_kv_cache_bytes,group=carry,loop=1"] == 64 * 4
+    sequential = running["loopserve_kv_cache_baseline_bytes,layout=sequential"]
+    assert sequential == 3 * running["loopserve_kv_cache_baseline_bytes,layout=one_loop"] > 0
+    assert (
+        running["loopserve_kv_cache_sequences,layout=shared,length=live"]
+        > running["loopserve_kv_cache_sequences,layout=sequential,length=live"]
+    )
+    for loop in ("1", "2"):
+        tokens = running[f"loopserve_loop_sampled_tokens_total,loop={loop}"]
+        assert tokens > 0
+        assert running[f"loopserve_loop_gate_count,loop={loop}"] == tokens
+        assert 0 < running[f"loopserve_loop_gate_sum,loop={loop}"] < tokens
+        assert running[f"loopserve_loop_change_sum,loop={loop}"] > 0
+        assert running[f"loopserve_loop_top_token_changes_total,loop={loop}"] <= tokens
+    deadline = time.monotonic() + 20
+    while metrics_of(random_model, headers)["loopserve_num_requests_running"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    idle = metrics_of(random_model, headers)
+    assert sum(value for name, value in idle.items() if name.startswith("loopserve_kv_cache_bytes")) == 0
+    assert "loopserve_kv_cache_sequences,layout=shared,length=live" not in idle
 
 
 def test_n_and_lists_of_prompts_are_numbered(demo):

@@ -143,11 +143,21 @@ def test_loop_logprobs_are_numbers_beside_logprobs(played: Make) -> None:
     assert fewer["logprobs"] is None
 
 
+def test_loop_tokens_are_texts_beside_them(played: Make) -> None:
+    """The script's loops say one byte less, each before the next; part of a character is written as its bytes."""
+    choice = ask(played(says("hé")), COMPLETIONS, loop_logprobs=True, logprobs=1).json()["choices"][0]
+    assert choice["loop_tokens"][0] == ["f", "g", "h"]
+    assert choice["loop_tokens"][1] == ["bytes:\\xc1", "bytes:\\xc2", "bytes:\\xc3"]
+    assert [loops[-1] for loops in choice["loop_tokens"]] == choice["logprobs"]["tokens"]
+    fewer = ask(played(says("h")), COMPLETIONS, loop_logprobs=True, loops=1).json()["choices"][0]
+    assert fewer["loop_tokens"][0] == ["h"]
+
+
 @pytest.mark.parametrize("value", [None, False])
 def test_who_does_not_ask_gets_none(played: Make, value: bool | None) -> None:
     server = played()
     answer = ask(server, COMPLETIONS, loop_logprobs=value, logprobs=1).json()
-    assert "loop_logprobs" not in answer["choices"][0]
+    assert not {"loop_logprobs", "loop_tokens"} & set(answer["choices"][0])
     assert not server.host.requests[0].params.loop_logprobs
     chunks = played().stream(COMPLETIONS, {**BODIES[COMPLETIONS], "loop_logprobs": value})
     assert all("loop_logprobs" not in choice for chunk in chunks for choice in chunk["choices"])
@@ -165,7 +175,9 @@ def test_a_stream_says_what_the_whole_answer_says(played: Make, extra: dict[str,
     chunks = played().stream(COMPLETIONS, body)
     for expected in whole["choices"]:
         mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == expected["index"]]
-        assert [loops for choice in mine for loops in choice["loop_logprobs"]] == expected["loop_logprobs"]
+        for name in ("loop_logprobs", "loop_tokens"):
+            assert [loops for choice in mine for loops in choice[name]] == expected[name]
+        assert len(expected["loop_tokens"]) == len(expected["loop_logprobs"])
         assert "".join(choice["text"] for choice in mine) == expected["text"]
         if "stop" not in extra:
             assert len(expected["loop_logprobs"]) == min(6, extra.get("max_tokens", 6))

@@ -58,13 +58,16 @@ def test_engine_options_are_all_passed_on() -> None:
         "threads": 3,
         "tensor_parallel_size": 2,
         "self_check": False,
+        "calibration_time": 0,
+        "shadow_steps": 100,
+        "loop_metrics_sample": 0.5,
     }
     options = load_settings({"model": "m/n", **given}).engine_options(Path("/models/x"))
     assert options.kv_cache_memory == 2 * 1024**3
     assert options.model_overrides == {"plt_window_size": [4, 0]}
     default = EngineOptions(model_dir="")
     same = [n for n in EngineOptions.__struct_fields__ if getattr(options, n) == getattr(default, n)]
-    assert same == [], "an engine option without a setting"
+    assert same == ["calibrated"], "an engine option without a setting"
 
 
 def test_defaults_agree_with_the_engine() -> None:
@@ -77,6 +80,43 @@ def test_unknown_environment_variables_are_refused(monkeypatch: pytest.MonkeyPat
     assert refused({"model": "m/n"}) == (
         "unknown environment variable LOOPSERVE_MAX_NUM_SEQ; did you mean LOOPSERVE_MAX_NUM_SEQS?"
     )
+
+
+@pytest.mark.parametrize("service", ["LOOPSERVE", "LOOPSERVE_GPU"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SERVICE_HOST", "10.0.0.1"),
+        ("SERVICE_PORT", "8000"),
+        ("SERVICE_PORT_HTTP", "8000"),
+        ("PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("PORT_8000_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_variables_that_kubernetes_makes_of_a_service_are_explained(
+    monkeypatch: pytest.MonkeyPatch, service: str, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"{service}_{name}", value)
+    text = refused({"model": "m/n"})
+    assert text.startswith(f"unknown environment variable {service}_{name}: Kubernetes made it of a Service")
+    assert "enableServiceLinks: false" in text
+
+
+def test_all_variables_of_a_service_at_once_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a pod: a port that is no number, of a name that is a setting's, must not be what is complained about."""
+    for name, value in {
+        "LOOPSERVE_PORT": "tcp://10.0.0.1:8000",
+        "LOOPSERVE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "LOOPSERVE_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "LOOPSERVE_PORT_8000_TCP_PORT": "8000",
+        "LOOPSERVE_PORT_8000_TCP_PROTO": "tcp",
+        "LOOPSERVE_SERVICE_HOST": "10.0.0.1",
+        "LOOPSERVE_SERVICE_PORT": "8000",
+        "LOOPSERVE_METRICS_PORT": "tcp://10.0.0.2:9000",
+        "LOOPSERVE_METRICS_SERVICE_HOST": "10.0.0.2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert "enableServiceLinks: false" in refused({"model": "m/n"})
 
 
 @pytest.mark.parametrize(

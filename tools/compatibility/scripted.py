@@ -137,7 +137,7 @@ def main() -> None:
         address = address_of(listening)
         print(f"scripted server on {address}", flush=True)
         raise SystemExit(
-            asyncio.run(run_server(app, client, listening, settings, f"Ready on {address}.", reload))
+            asyncio.run(run_server(app, state, listening, settings, f"Ready on {address}.", reload))
         )
 
 

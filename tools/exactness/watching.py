@@ -10,6 +10,7 @@ from engine.loading import LoadedModel
 from engine.messages import RequestOutput
 from engine.model import ModelState
 from engine.runner import ModelRunner, StepLogits
+from engine.tap import Tap
 from scheduler.block_pool import BlockKey
 from scheduler.sequence import Sequence
 from scheduler.step_plan import StepPlan
@@ -104,9 +105,9 @@ class WatchedRunner(ModelRunner):
         self.most_rows = 0
         self.ever: set[BlockKey] = set()
 
-    def run(self, step: StepPlan) -> StepLogits:
+    def run(self, step: StepPlan, tap: Tap | None = None) -> StepLogits:
         self._note(step)
-        result = super().run(step)
+        result = super().run(step, tap)
         for index, row in enumerate(result.rows):
             if row.is_last_loop and row.position == len(row.sequence) - 1:
                 story = self.stories[row.sequence.sequence_id]

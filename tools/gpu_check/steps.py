@@ -74,6 +74,8 @@ def load_cores(model_dir: Path, plan: Plan, options: dict[str, object]) -> dict[
                 max_num_seqs=most,
                 max_rows_per_step=max(PREFILL_ROWS, 3 * most),
                 prefix_caching=False,
+                calibration_time=0,
+                loop_metrics_sample=0.0,
                 **options,  # type: ignore[arg-type]
             ),
             show_progress=True,

@@ -129,6 +129,10 @@ class Episode:
         if client.expectation.curse is not None:
             self.curses.by_request[request.request_id] = client.expectation.curse
         self.totals.requests += 1
+        if self.first_ranked is not None and request.priority < self.first_ranked.sequence.priority:
+            self.first_ranked = (
+                None  # overtaken, also by one that comes and ends within a turn and is never seen
+            )
         return request
 
     def _leave(self) -> list[ToEngine]:

@@ -135,6 +135,8 @@ class Expectation:
                 and all(abs(a - b) < CLOSE for a, b in zip(given, expected, strict=True)),
                 f"loop logprobs {given}, expected {expected}",
             )
+            best = [int(LOGPROBS[self._kind(loop, last)].argmax()) for loop in range(self.num_loops)]
+            require(output.loop_tokens == [best], f"loop tokens {output.loop_tokens}, expected {best}")
 
     def _check_prompt(self, output: RequestOutput) -> None:
         num_top = self.request.params.prompt_logprobs

@@ -14,6 +14,7 @@ from engine.messages import PROTOCOL_VERSION, EngineReady
 from engine.row_batch import BatchFormat
 from engine.runner import ModelRunner, StepLogits
 from engine.staging import Staging
+from engine.tap import Tap
 from kernels.interface import RowBatch, Tiling
 from scheduler.carry_pool import required_capacity
 from scheduler.scheduler import Scheduler
@@ -66,7 +67,7 @@ class HashRunner(ModelRunner):
         self.restored = 0
         self.recomputed = 0
 
-    def run(self, step: StepPlan) -> StepLogits:
+    def run(self, step: StepPlan, tap: Tap | None = None) -> StepLogits:
         segments = step.segments
         self.names = [sequence.sequence_id for sequence in step.sequences]
         self.worlds = np.repeat(
@@ -77,9 +78,9 @@ class HashRunner(ModelRunner):
             assert plan is not None
             self.restored += plan.restored is not None
             self.recomputed += plan.restored is None and plan.shared_hit > 0
-        return super().run(step)
+        return super().run(step, tap)
 
-    def compute(self, batch: RowBatch, restores: list[CarryRestore]) -> torch.Tensor:
+    def compute(self, batch: RowBatch, restores: list[CarryRestore], tap: Tap | None = None) -> torch.Tensor:
         memory = self.memory
         self.fault(self.names, "before a pass")
         for restore in restores:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from kernels.interface import RowBatch
-from scheduler.block_pool import BlockPool
+from scheduler.block_pool import SINGLE, BlockGroup, BlockPool
 from scheduler.carry_pool import CarryPool
 from scheduler.loop_layout import LoopLayout
 from scheduler.step_plan import CarryRestore
@@ -68,8 +68,8 @@ class PoisoningBlockPool(BlockPool):
         self.evictions = 0
         self.idle: dict[int, str | None] = {}
 
-    def allocate(self, count: int) -> list[int] | None:
-        blocks = super().allocate(count)
+    def allocate(self, count: int, group: BlockGroup = SINGLE) -> list[int] | None:
+        blocks = super().allocate(count, group)
         for block in blocks or ():
             self.memory.poison_block(block)
         return blocks

@@ -15,6 +15,7 @@ import engine.row_batch as row_batch_module
 import engine.sampler as sampler_module
 from engine.runner import ModelRunner
 from engine.sampler import SamplingState
+from engine.tap import Tap
 from kernels.panel_linear import PanelLinear
 from scheduler.carry_pool import CarryPool
 from scheduler.sequence import Sequence
@@ -83,8 +84,10 @@ def snapshots_are_taken_one_row_late(patch: Patch) -> None:
 def restores_come_after_the_pass(patch: Patch) -> None:
     compute = ModelRunner.compute
 
-    def broken(self: ModelRunner, batch: object, restores: list[CarryRestore]) -> torch.Tensor:
-        logits = compute(self, batch, [])  # type: ignore[arg-type]
+    def broken(
+        self: ModelRunner, batch: object, restores: list[CarryRestore], tap: Tap | None
+    ) -> torch.Tensor:
+        logits = compute(self, batch, [], tap)  # type: ignore[arg-type]
         for restore in restores:
             self.state.carries[restore.slot] = self.state.block_hidden[restore.block]
         return logits

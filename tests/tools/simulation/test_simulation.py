@@ -53,6 +53,11 @@ def test_an_episode_can_be_replayed() -> None:
     assert run_episode(5, 1) != run_episode(5, 2)
 
 
+def test_overtaking_by_the_urgent_is_no_starvation() -> None:
+    """In this episode urgent requests come and end within a turn, so that one of low priority waits 19 turns."""
+    assert run_episode(65, 27).steps > 0
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
 def test_bugs_are_found(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation(monkeypatch)

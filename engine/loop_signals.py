@@ -1,0 +1,158 @@
+"""What the later loops do to a sample of the tokens, for whoever asks whether they are worth their time.
+
+A sample is a decode pass: one row per loop and sequence, at its newest position. Loop l's row there is compared with
+loop l - 1's, which ran in the same pass, so nothing is kept from one pass to the next. Where the two are in different
+passes (one loop after another, or an offset of 0) nothing is sampled. Which passes are sampled is a matter of counting;
+there is no clock and no chance in it.
+
+A tap gives the states. Only the logits of the earlier loops are extra work; they are a product of their own, so no
+request's logits are computed beside other rows than without the sample.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from engine.isolation import is_fatal
+from engine.messages import LoopSignals
+from engine.model import LoopedModel
+from engine.runner import ModelRunner
+from engine.sampler import SCORED_ROWS, to_host
+from engine.tap import LoopTap
+from scheduler.step_plan import RowSegment, StepPlan
+
+logger = logging.getLogger(__name__)
+
+MOST_FAILURES = 3
+"""In a row, after which nothing is sampled any more: what always fails would only fill the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Rows of a pass that two neighbouring loops have at the same position of the same sequence."""
+
+    before: int
+    row: int
+    loop: int
+
+
+class SignalSampler:
+    """Chooses passes, and adds up what a tap saw of them.
+
+    Attributes:
+        totals: so far.
+    """
+
+    def __init__(self, model: LoopedModel, every: int) -> None:
+        """Sample every so many decode passes."""
+        self._model = model
+        self._every = every
+        self._passes = 0
+        self._failures = 0
+        loops = model.config.loops.num_loops
+        self.totals = LoopSignals(
+            tokens=[0] * loops, gates=[0.0] * loops, changes=[0.0] * loops, token_changes=[0] * loops
+        )
+
+    @classmethod
+    def of(cls, runner: ModelRunner, fraction: float) -> "SignalSampler | None":
+        """Sample a fraction of the decode passes; None if there is nothing to sample, or it is 0.
+
+        A model that is split over ranks isn't sampled: one rank sees the gates of its own heads, and the head's product
+        is one that all ranks must join in.
+        """
+        if fraction == 0 or runner.model.config.loops.num_loops == 1:
+            return None
+        if not runner.followers.is_empty:
+            logger.info("no loop metrics: they are not sampled of a model that is split over ranks")
+            return None
+        return cls(runner.model, round(1 / fraction))
+
+    def tap_for(self, plan: StepPlan) -> LoopTap | None:
+        """The tap to run a plan with, if its turn has come."""
+        if self._failures >= MOST_FAILURES or not is_comparable(plan):
+            return None
+        self._passes += 1
+        return LoopTap() if self._passes % self._every == 0 else None
+
+    def take(self, plan: StepPlan, tap: LoopTap) -> None:
+        """Add what the tap saw of a pass in which nobody failed. What goes wrong here costs the sample, and no request.
+
+        Raises:
+            Exception: the engine is broken, see `engine.isolation.is_fatal`.
+        """
+        if tap.states is None:  # it only worked without the tap, see `run_pass`
+            self._failures += 1
+            return
+        try:
+            self._add(pairs_of(plan), tap.layer_gates, *tap.states)
+            self._failures = 0
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            self._failures += 1
+            logger.warning("a sample of what the loops do failed; no request did", exc_info=error)
+
+    @torch.inference_mode()
+    def _add(
+        self, pairs: list[Pair], layer_gates: list[torch.Tensor], hidden: torch.Tensor, normed: torch.Tensor
+    ) -> None:
+        before, rows = (
+            torch.tensor([getattr(pair, name) for pair in pairs], device=hidden.device)
+            for name in ("before", "row")
+        )
+        earlier = hidden[before].double()
+        change = (hidden[rows].double() - earlier).norm(dim=1) / earlier.norm(dim=1)
+        gates = torch.stack([gates[rows] for gates in layer_gates]).double().mean(dim=(0, 2))
+        best, is_number = self._best(normed)
+        usable = is_number[before] & is_number[rows] & change.isfinite() & gates.isfinite()
+        found = to_host([usable, gates, change, best[before] != best[rows]])
+        before_it = self.totals
+        totals = LoopSignals(  # a new one: the old one may be on its way to another thread
+            tokens=[*before_it.tokens],
+            gates=[*before_it.gates],
+            changes=[*before_it.changes],
+            token_changes=[*before_it.token_changes],
+        )
+        for pair, is_usable, gate, by, differs in zip(pairs, *(part.tolist() for part in found), strict=True):
+            if is_usable:  # a broken row would spoil the sums for good
+                totals.tokens[pair.loop] += 1
+                totals.gates[pair.loop] += gate
+                totals.changes[pair.loop] += by
+                totals.token_changes[pair.loop] += differs
+        self.totals = totals
+
+    def _best(self, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Per row, the most probable token, and whether there is one."""
+        tops = [self._model.logits(part).max(dim=1) for part in normed.split(SCORED_ROWS)]
+        return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops]).isfinite()
+
+
+def is_comparable(plan: StepPlan) -> bool:
+    """Whether a plan is a decode pass, and has some sequence's newest position in two neighbouring loops."""
+    if plan.admitted or plan.restores:
+        return False
+    previous, found = None, False
+    for segment in plan.segments:
+        if segment.stop - segment.start != 1 or segment.stop != len(segment.sequence):
+            return False
+        found = found or _follows(segment, previous)
+        previous = segment
+    return found
+
+
+def pairs_of(plan: StepPlan) -> list[Pair]:
+    """All pairs of a decode pass, whose row n is its n-th segment."""
+    segments = plan.segments
+    return [
+        Pair(row - 1, row, segments[row].loop)
+        for row in range(1, len(segments))
+        if _follows(segments[row], segments[row - 1])
+    ]
+
+
+def _follows(segment: RowSegment, previous: RowSegment | None) -> bool:
+    return (
+        previous is not None and segment.sequence is previous.sequence and segment.loop == previous.loop + 1
+    )
