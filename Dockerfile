@@ -21,6 +21,7 @@ COPY server server
 COPY engine engine
 COPY kernels kernels
 COPY scheduler scheduler
+COPY planning planning
 COPY benchmarks benchmarks
 RUN ["pip", "wheel", "--no-cache-dir", "--no-deps", "--wheel-dir", "/wheel", "."]
 

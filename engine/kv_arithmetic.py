@@ -7,6 +7,10 @@ LoopCoder-V2 in bfloat16 (14 layers, 8 KV heads of 128, R = 2, W = 64, hidden 51
 from engine.config import ModelConfig
 from engine.messages import CacheSizes, CacheUse
 
+FREE_MEMORY_SHARE = {"cpu": 0.3, "cuda": 0.85}
+"""Share of the memory left after loading that the block pool takes by default. A GPU is ours alone; what is left there
+is for activations."""
+
 
 def shared_bytes_per_token(config: ModelConfig, element_bytes: int) -> int:
     """Keys and values of one position of one loop over all layers: what a token of context costs.
@@ -31,6 +35,21 @@ def window_bytes_per_sequence(config: ModelConfig, element_bytes: int) -> int:
 def carry_bytes_per_sequence(config: ModelConfig, element_bytes: int) -> int:
     """The hidden vectors that every loop but the last hands to the next step, one each."""
     return (config.loops.num_loops - 1) * config.hidden_size * element_bytes
+
+
+def block_bytes(
+    config: ModelConfig, block_size: int, prefix_caching: bool, element_bytes: int, hidden_bytes: int
+) -> int:
+    """One cache block: K and V of all layers, and the H beside it.
+
+    Args:
+        element_bytes: of one cache element.
+        hidden_bytes: of one element of H.
+    """
+    size = block_size * shared_bytes_per_token(config, element_bytes)
+    if prefix_caching and config.loops.num_loops > 1:
+        size += config.hidden_size * hidden_bytes
+    return size
 
 
 def held_bytes(use: CacheUse, sizes: CacheSizes) -> dict[tuple[str, int], int]:

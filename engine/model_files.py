@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -20,11 +21,12 @@ HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)  # no look-alike letters
 
 
-def resolve_model(name_or_path: str, revision: str | None = None) -> Path:
+def resolve_model(name_or_path: str, revision: str | None = None, files: Sequence[str] = HUB_FILES) -> Path:
     """The directory to serve from: a local one, else a hub id (`owner/name`), downloaded or already cached.
 
     Args:
         revision: commit, tag or branch on the hub, from which all files are taken. None is the main one.
+        files: patterns of those that are wanted from the hub.
 
     Raises:
         ModelError: neither a directory nor a hub id, or the hub couldn't give it; says what to do.
@@ -50,12 +52,12 @@ def resolve_model(name_or_path: str, revision: str | None = None) -> Path:
             f"{shown(name_or_path)} is neither an existing directory nor a hub id of the form owner/name; "
             "check the path."
         )
-    return _from_hub(name_or_path, revision)
+    return _from_hub(name_or_path, revision, files)
 
 
-def _from_hub(repo_id: str, revision: str | None) -> Path:
+def _from_hub(repo_id: str, revision: str | None, files: Sequence[str]) -> Path:
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(files)))
     except RevisionNotFoundError:
         reason = f"it has no revision {shown(revision)}"
     except RepositoryNotFoundError:

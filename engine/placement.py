@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.config import ModelConfig, parameter_count
+from engine.config import ModelConfig
 from engine.errors import ModelError
 from engine.host_memory import available_memory
+from engine.kv_arithmetic import FREE_MEMORY_SHARE
 from engine.options import EngineOptions, Quantization
+from engine.weight_arithmetic import weight_bytes as bytes_by_part
 from kernels.registry import BackendError, resolve_backend
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -17,10 +19,6 @@ CACHE_DTYPES = {**DTYPES, "fp8": torch.uint8}
 
 QUANTIZED_BITS = {"int8": 8, "int4": 4}
 """Per weight of the layers."""
-
-FREE_MEMORY_SHARE = {"cpu": 0.3, "cuda": 0.85}
-"""Share of the memory left after loading that the block pool takes by default. A GPU is ours alone; what is left there
-is for activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +107,9 @@ def free_memory(device: torch.device, num_ranks: int) -> int:
 
 def weight_bytes(config: ModelConfig, placement: Placement) -> int:
     """What the weights take at least, once loaded; scales and padding come on top."""
-    embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    layers = parameter_count(config) - embeddings
-    bits = QUANTIZED_BITS.get(placement.quantization, 8 * placement.weight_dtype.itemsize)
-    return embeddings * placement.weight_dtype.itemsize + layers * bits // 8
+    element_bytes = placement.weight_dtype.itemsize
+    bits = QUANTIZED_BITS.get(placement.quantization, 8 * element_bytes)
+    return bytes_by_part(config, element_bytes, bits).total
 
 
 def _check_quantization(placement: Placement) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine import kv_arithmetic
 from engine.config import ModelConfig
 from engine.decode_graphs import Capture, DecodeGraphs, DecodeLimits
 from engine.followers import Followers
@@ -142,9 +143,6 @@ def make_state(
 
 
 def block_bytes(config: ModelConfig, placement: Placement, block_size: int, prefix_caching: bool) -> int:
-    """Bytes of one cache block: K and V of all layers, and the H beside it."""
-    elements = 2 * config.num_layers * config.num_kv_heads * config.head_dim * block_size
-    size = elements * placement.cache_dtype.itemsize
-    if prefix_caching and config.loops.num_loops > 1:
-        size += config.hidden_size * placement.dtype.itemsize
-    return size
+    """Bytes of one cache block where it is placed."""
+    element, hidden = placement.cache_dtype.itemsize, placement.dtype.itemsize
+    return kv_arithmetic.block_bytes(config, block_size, prefix_caching, element, hidden)

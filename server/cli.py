@@ -1,4 +1,4 @@
-"""The command line: `loopserve serve`, `loopserve bench` and `loopserve version`."""
+"""The command line: `loopserve serve`, `bench`, `plan` and `version`."""
 
 import asyncio
 import importlib
@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from engine.errors import EngineStartError, LoopserveError, ModelError
 from engine.log_format import log_to_stderr
+from planning.command import plan
 from server import request_log
 from server.api_keys import ApiKeys
 from server.app import create_app
@@ -179,6 +180,9 @@ def bench(context: typer.Context) -> None:
     of_servers = any(argument.partition("=")[0] == "--url" for argument in context.args)
     command = "benchmarks.server_command" if of_servers else "benchmarks.command"
     importlib.import_module(command).main(context.args)
+
+
+cli.command()(plan)
 
 
 @cli.command()

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
-    "server": {"server", "engine"},
+    "server": {"server", "planning", "engine"},
+    "planning": {"planning", "engine", "scheduler"},
     "engine": {"engine", "scheduler", "kernels"},
     "kernels": {"kernels"},
     "scheduler": {"scheduler"},
@@ -35,7 +36,7 @@ def test_imports_point_one_way_and_stand_at_the_top(path: Path) -> None:
     tree = ast.parse(path.read_text())
     names = imported_names(tree)
     assert names & set(MAY_IMPORT) <= MAY_IMPORT[package]
-    if package in ("scheduler", "server"):
+    if package in ("scheduler", "server", "planning"):
         assert "torch" not in names
     for function in (
         node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -44,7 +45,15 @@ def test_imports_point_one_way_and_stand_at_the_top(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["server.app", "server.cli", "server.bootstrap", "engine.process_host", "scheduler.scheduler"]
+    "module",
+    [
+        "server.app",
+        "server.cli",
+        "server.bootstrap",
+        "engine.process_host",
+        "scheduler.scheduler",
+        "planning.command",
+    ],
 )
 def test_the_api_process_never_loads_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

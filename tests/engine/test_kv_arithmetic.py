@@ -93,14 +93,14 @@ def test_as_many_sequences_fit_as_their_blocks_allow(
     )
     fitting = fitting_sequences(sizes, num_blocks, layout.num_loops, layout.block_size, length)
     context = len({position // layout.block_size for position in range(length)})
-    # the most that a window of W + 1 positions takes, wherever up to this length it lies
+    # the most that a kept window and the newest position take, wherever up to this length it lies
     window = max(
-        len({i // layout.block_size for i in range(max(0, newest - layout.window), newest + 1)})
+        len({i // layout.block_size for i in range(max(0, newest - layout.kept_window), newest + 1)})
         for newest in range(length)
     )
     reserved = min(context, layout.window_blocks(1))
     assert window <= reserved
-    assert window == reserved or length < layout.window + 2 * layout.block_size
+    assert window == reserved or length < layout.kept_window + 2 * layout.block_size
     taken = context + (layout.num_loops - 1) * reserved
     assert fitting["shared"] * taken <= num_blocks < (fitting["shared"] + 1) * taken
     pool = num_blocks * (100 + block_hidden)

@@ -1,10 +1,13 @@
 """The results page of one GPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from planning.devices import Device
+from planning.loopcoder import SHAPE
+from planning.roofline import decode_seconds
+from planning.shape import Shape
 from tools.gpu_check.launches import LaunchTime
 from tools.gpu_check.steps import ONE_LOOP, StepTime
-from tools.roofline.model import LOOPCODER_7B, Gpu, Shape, decode_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +35,16 @@ def page(
     launches: list[LaunchTime],
 ) -> str:
     """Markdown."""
-    gpu = Gpu(machine.name, machine.bandwidth, machine.flops, machine.memory)
-    shape = Shape(layers=num_layers)
+    gpu = Device(machine.name, machine.bandwidth, machine.flops, machine.memory)
+    shape = replace(SHAPE, layers=num_layers)
     return "\n".join(
         [
             f"# GPU check: {machine.name}\n",
             f"Written by `make gpu-check`. {machine.versions}. Measured here: {machine.bandwidth / 1e9:,.0f} GB/s "
             f"(copy), {machine.flops / 1e12:,.0f} TFLOPS (bfloat16 product); the model column is the roofline of "
-            "`tools/roofline` with these two.\n",
+            "`planning/roofline.py` with these two.\n",
             f"Kernel tests, native: {kernel_tests}\n",
-            f"## Decode steps\n\nLoopCoder-V2's shape with random weights and {num_layers} of {LOOPCODER_7B.layers} "
+            f"## Decode steps\n\nLoopCoder-V2's shape with random weights and {num_layers} of {SHAPE.layers} "
             "layers, greedy, engine included, HTTP not. Sections of all variants by turns; median (min–max).\n",
             _table(
                 ["batch", "context", "variant", "ms per token", "÷ R = 1, by round", "model, ms", "÷ model"],
@@ -66,7 +69,7 @@ def page(
     )
 
 
-def _step_line(step: StepTime, gpu: Gpu, shape: Shape) -> list[str]:
+def _step_line(step: StepTime, gpu: Device, shape: Shape) -> list[str]:
     variant = step.variant
     model = 1000 * decode_seconds(shape, gpu, variant.num_loops, variant.execution, step.batch, step.context)
     return [

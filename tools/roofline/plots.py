@@ -7,7 +7,10 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tools.roofline.model import GPUS, LOOPCODER_7B, Execution, decode_seconds, ridge_rows
+from engine.options import Execution
+from planning.loopcoder import SHAPE
+from planning.roofline import decode_seconds, ridge_rows
+from tools.roofline.page import GPUS
 
 BATCHES = [2**n for n in range(9)]
 CONTEXTS = (1024, 8192, 32768, 131072)
@@ -33,7 +36,7 @@ def _step_time(path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True)
     for gpu, axis in zip(GPUS, axes, strict=True):
         for num_loops, execution, label in MODES:
-            times = [1e3 * decode_seconds(LOOPCODER_7B, gpu, num_loops, execution, b, 8192) for b in BATCHES]
+            times = [1e3 * decode_seconds(SHAPE, gpu, num_loops, execution, b, 8192) for b in BATCHES]
             style = "--" if execution == "sequential" else "-"
             axis.plot(BATCHES, times, style, marker=".", color=f"C{num_loops - 1}", label=label)
         axis.set(title=f"{gpu.name}, 8,192 tokens of context", xlabel="sequences in the batch")
@@ -50,12 +53,12 @@ def _ratios(path: Path, title: str, above: tuple[int, Execution], below: tuple[i
     for gpu, axis in zip(GPUS, axes, strict=True):
         for context in CONTEXTS:
             ratios = [
-                decode_seconds(LOOPCODER_7B, gpu, *above, batch, context)
-                / decode_seconds(LOOPCODER_7B, gpu, *below, batch, context)
+                decode_seconds(SHAPE, gpu, *above, batch, context)
+                / decode_seconds(SHAPE, gpu, *below, batch, context)
                 for batch in BATCHES
             ]
             axis.plot(BATCHES, ratios, marker=".", label=f"{context // 1024}k tokens of context")
-        axis.axvline(ridge_rows(gpu, LOOPCODER_7B) / 2, color="grey", linestyle=":", linewidth=1)
+        axis.axvline(ridge_rows(gpu, SHAPE) / 2, color="grey", linestyle=":", linewidth=1)
         axis.set(title=gpu.name, xlabel="sequences in the batch")
         _batch_axis(axis)
     axes[0].set_ylabel(title + " (model)")

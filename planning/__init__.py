@@ -1,0 +1,1 @@
+"""What a model needs and how fast hardware can be at best: `loopserve plan`, and the roofline behind it. Torch-free."""
