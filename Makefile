@@ -6,7 +6,7 @@ BIN := .venv/bin
 LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instructor pydantic-ai anthropic \
 	llm-comply continue
 
-.PHONY: install serve test lint format clients prometheus dashboards browser screenshot compatibility bench bench-peers \
+.PHONY: ray-serve router install serve test lint format clients prometheus dashboards browser screenshot compatibility bench bench-peers \
 	bench-full-size compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash \
 	soak timing key-timing \
 	fuzz-checkpoint exactness mutation image image-check deploy-check clean
@@ -138,6 +138,22 @@ deploy-check: .venv/installed-test  ## Dockerfile, Compose and Kubernetes files;
 	mkdir -p build
 	for place in base overlays/gpu; do kubectl kustomize deploy/kubernetes/$$place > build/kubernetes.yaml && \
 		$(BIN)/kubernetes-validate --strict build/kubernetes.yaml || exit 1; done
+
+ray-serve: build/ray/installed  ## two replicas on Ray Serve, killed, scaled and asked; five minutes, 2 GB
+	build/ray/bin/python -m tools.scaling ray-serve --page docs/results/ray-serve.md
+
+build/ray/installed: pyproject.toml
+	$(PYTHON) -m venv build/ray
+	build/ray/bin/pip install --quiet --disable-pip-version-check -e . 'ray[serve]==2.60.0'
+	@touch $@
+
+router: .venv/installed-test build/router/installed  ## two servers behind vllm-router; three minutes
+	$(BIN)/python -m tools.scaling router --page docs/results/router.md
+
+build/router/installed:
+	$(PYTHON) -m venv build/router
+	build/router/bin/pip install --quiet --disable-pip-version-check vllm-router==0.1.17
+	@touch $@
 
 clean:
 	rm -rf .venv

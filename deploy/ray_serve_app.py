@@ -61,7 +61,7 @@ RETRY_AFTER_S = 1
 class Engine:
     """One server with its engine."""
 
-    async def __init__(self, options: Mapping[str, Any]) -> None:
+    async def __init__(self, options: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Ray awaits it
         """Ready when the engine is: Ray sends nothing before this returns.
 
         Raises:
@@ -188,4 +188,4 @@ def build(args: dict[str, Any]) -> serve.Application:
     Args:
         args: settings by name, such as ``{"model": "/models/demo"}``, over the environment's.
     """
-    return Ingress.bind(Engine.bind(args), args)
+    return Ingress.bind(Engine.bind(args), args)  # type: ignore[attr-defined]

@@ -63,8 +63,8 @@ class Cluster:
 
 
 @contextmanager
-def cluster(port: int, engine: dict[str, Any]) -> Iterator[Cluster]:
-    """deploy/ray_serve.yaml with another port and these keys of the engine's deployment."""
+def cluster(port: int, engine: dict[str, Any], key: str | None = None) -> Iterator[Cluster]:
+    """deploy/ray_serve.yaml with another port, these keys of the engine's deployment, and an API key."""
     config = yaml.safe_load(CONFIG.read_text())
     config["proxy_location"] = "HeadOnly"
     config["http_options"]["port"] = port
@@ -82,6 +82,8 @@ def cluster(port: int, engine: dict[str, Any]) -> Iterator[Cluster]:
             "PYTHONPATH": str(ROOT),
             "COLUMNS": "200",
         }
+        if key is not None:
+            environment["LOOPSERVE_API_KEYS"] = key
         serve = Path(sys.executable).with_name("serve")
         with log.open("wb") as out:
             process = subprocess.Popen(
