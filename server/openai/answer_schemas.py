@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 
 class Error(BaseModel):
@@ -151,6 +151,17 @@ class TokenizeAnswer(BaseModel):
     token_strs: list[str] = []
 
 
+class RenderAnswer(BaseModel):
+    """Answer of ``POST /v1/chat/completions/render``, and each element of that of ``/v1/completions/render``."""
+
+    model: str
+    token_ids: list[int]
+
+
+class RenderListAnswer(RootModel[list[RenderAnswer]]):
+    """Answer of ``POST /v1/completions/render``."""
+
+
 class DetokenizeAnswer(BaseModel):
     """Answer of ``POST /detokenize``."""
 
@@ -227,6 +238,8 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "/infill": InfillAnswer,
     "/v1/models": ModelListAnswer,
     "/v1/models/{model_id}": ModelAnswer,
+    "/v1/completions/render": RenderListAnswer,
+    "/v1/chat/completions/render": RenderAnswer,
     "/tokenize": TokenizeAnswer,
     "/detokenize": DetokenizeAnswer,
     "/tokenizer_info": TokenizerInfoAnswer,

@@ -30,15 +30,23 @@ async def create_completion(request: Request, state: State) -> Response:
     fields = await read_body(request, CompletionRequest)
     engine = admit(state, fields)
     _check_combinations(fields, engine)
-    if fields.suffix:
-        prompts = [await _suffix_prompt(fields, fields.suffix, state)]
-    else:
-        prompts = await completion_prompts(fields, state.limits, state.tokenizer, engine.vocab_size)
+    prompts = await requested_prompts(fields, state, engine.vocab_size)
     run = await CompletionRun.begin(state, engine, fields, "cmpl", prompts)
     completion = _Completion(state, fields, run)
     if fields.stream:
         return await respond_streamed(request, completion.chunks(), run.taken_up)
     return await respond_whole(request, completion.whole())
+
+
+async def requested_prompts(fields: CompletionRequest, state: AppState, vocab_size: int) -> list[Prompt]:
+    """The prompts of a request, with the gap that a suffix leaves as one.
+
+    Raises:
+        ApiError, InvalidRequestError: they are at fault.
+    """
+    if fields.suffix:
+        return [await _suffix_prompt(fields, fields.suffix, state)]
+    return await completion_prompts(fields, state.limits, state.tokenizer, vocab_size)
 
 
 def _check_combinations(fields: CompletionRequest, engine: EngineReady) -> None:

@@ -94,7 +94,10 @@ def test_a_full_server_refuses_without_reading(played: Make, path: str) -> None:
 
 def test_paths_that_are_refused_early_are_those_that_generate(played: Make) -> None:
     """Every route that takes a body is either one of them or known to need no engine; `/calibrate` takes none."""
-    others = {"/tokenize", "/detokenize", "/v1/messages/count_tokens", "/calibrate"}
+    others = {
+        *("/tokenize", "/detokenize", "/v1/messages/count_tokens", "/calibrate"),
+        *("/v1/completions/render", "/v1/chat/completions/render"),
+    }
 
     async def work(app: FastAPI, state: AppState) -> None:
         paths = app.openapi()["paths"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-CONVERSATIONS, TURNS = 16, 4
+CONVERSATIONS, TURNS, AT_ONCE = 16, 4, 8
 STREAM_TOKENS = 64
 
 Body = dict[str, Any]
@@ -120,37 +120,44 @@ def prompt_of(conversation: int, turn: int) -> str:
     return text
 
 
-def completion(prompt: str, tokens: int = 4, **more: Any) -> Body:
-    return {"model": "demo", "prompt": prompt, "max_tokens": tokens, "temperature": 0, **more}
+def completion(prompt: str, tokens: int = 4, model: str | None = "demo", **more: Any) -> Body:
+    """The body of a request."""
+    named = {} if model is None else {"model": model}
+    return {**named, "prompt": prompt, "max_tokens": tokens, "temperature": 0, **more}
 
 
 async def converse(
     front: Front,
-    replica_of: Callable[[httpx.Response], Awaitable[str]],
+    replica_of: Callable[[httpx.Response], str],
     told: Callable[[int, int], tuple[Mapping[str, str], Body]] = lambda conversation, turn: ({}, {}),
+    model: str | None = "demo",
 ) -> Affinity:
-    """All conversations' first turns, then all second turns, and so on, one request after another.
+    """All conversations' first turns, some at once, then all second turns, and so on.
 
     Args:
         told: headers and fields of the body that say where a turn belongs.
     """
+    room = asyncio.Semaphore(AT_ONCE)
     met: dict[int, list[str]] = {}
-    prompt_tokens = cached_tokens = 0
+    usages: list[Body] = []
+
+    async def ask(conversation: int, turn: int) -> None:
+        headers, fields = told(conversation, turn)
+        body = {**completion(prompt_of(conversation, turn), model=model), **fields}
+        async with room:
+            answer = await front.post(body, headers)
+        answer.raise_for_status()
+        met.setdefault(conversation, []).append(replica_of(answer))
+        if turn > 0:
+            usages.append(answer.json()["usage"])
+
     for turn in range(TURNS):
-        for conversation in range(CONVERSATIONS):
-            headers, fields = told(conversation, turn)
-            answer = await front.post(completion(prompt_of(conversation, turn), **fields), headers)
-            answer.raise_for_status()
-            usage = answer.json()["usage"]
-            met.setdefault(conversation, []).append(await replica_of(answer))
-            if turn > 0:
-                prompt_tokens += usage["prompt_tokens"]
-                cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+        await asyncio.gather(*[ask(conversation, turn) for conversation in range(CONVERSATIONS)])
     return Affinity(
         dict(sorted(Counter(len(set(replicas)) for replicas in met.values()).items())),
         sorted(Counter(replicas[0] for replicas in met.values()).values(), reverse=True),
-        prompt_tokens,
-        cached_tokens,
+        sum(usage["prompt_tokens"] for usage in usages),
+        sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0) for usage in usages),
     )
 
 
@@ -159,7 +166,8 @@ def described(each: Affinity) -> str:
     met = ", ".join(f"{count} met {replicas}" for replicas, count in each.replicas_per_conversation.items())
     shared_out = " : ".join(map(str, each.conversations_per_replica))
     return (
-        f"{CONVERSATIONS} conversations of {TURNS} turns by number of replicas: {met}; shared out {shared_out}; "
+        f"{CONVERSATIONS} conversations of {TURNS} turns, {AT_ONCE} at once, by number of replicas: {met}; shared out "
+        f"{shared_out}; "
         f"{100 * each.cached_share:.0f} % of later turns' prompt tokens from the cache"
     )
 

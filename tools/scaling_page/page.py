@@ -90,8 +90,11 @@ was tried: [results/ray-serve.md](results/ray-serve.md).
     loopserve serve MODEL --port 8001 & loopserve serve MODEL --port 8002 &
     vllm-router --policy cache_aware --worker-urls http://127.0.0.1:8001 http://127.0.0.1:8002 --port 8000
 
-It knows nothing of us and needs nothing: it follows prefixes in the text of prompts and probes `/health`. What was
-tried: [results/router.md](results/router.md).
+It follows prefixes in token ids, for which it asks every server's `/v1/completions/render` and
+`/v1/chat/completions/render`; without those routes it knows of load only. While nothing is under way it sends all
+that is new to one server. It reads requests itself, and answers what it can't read with a 422 of its own, as plain
+text. A server that came back gets requests after its circuit breaker's minute (`--cb-timeout-duration-secs`). What
+was tried: [results/router.md](results/router.md).
 
 ## Gateway API inference extension
 
