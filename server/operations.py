@@ -7,6 +7,7 @@ from prometheus_client.exposition import choose_encoder
 
 from engine.messages import BlockState
 from server.engine_client import EngineState
+from server.openai.body import check_is_json
 from server.state import AppState, State
 from server.version import package_version
 
@@ -55,8 +56,9 @@ async def calibration(state: State) -> JSONResponse:
 
 
 @router.post("/calibrate", status_code=202)
-async def calibrate(state: State) -> JSONResponse:
+async def calibrate(request: Request, state: State) -> JSONResponse:
     """Compare the two again, a pair of measurements after each step; the answer is the table as it still is."""
+    check_is_json(request)
     state.client.calibrate()
     return JSONResponse(_calibration(state), status_code=202)
 
