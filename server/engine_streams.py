@@ -66,11 +66,15 @@ class StreamGroup:
 
     The queue deadline holds until the first of them is taken up: from then on the answer has begun, and its other
     sequences have the same place in the queue.
+
+    Attributes:
+        failed: whether one of them ended with an error, so that the others are given up for it.
     """
 
     def __init__(self, taken_up: asyncio.Future[None] | None) -> None:
         """`taken_up` gets its result as soon as the queue deadline can't end the request any more."""
         self.streams: list[EngineStream] = []
+        self.failed = False
         self._taken_up = taken_up
         self._queue_deadline: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None

@@ -20,7 +20,7 @@ ADDRESS = "/openapi.json"
 EVERYWHERE = (400, 413, 500)
 WITH_A_BODY = (400, 404, 415, 429, 503)
 NOT_FOUND = (404,)
-OF_WHAT_IS_ONLY_BEGUN = (409, 503)
+OF_WHAT_IS_ONLY_BEGUN = (409, 415, 503)
 OF_THE_ENGINE = ("/cache",)
 ERROR, ANTHROPIC_ERROR = "ErrorAnswer", "AnthropicErrorAnswer"
 

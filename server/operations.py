@@ -3,10 +3,11 @@
 import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client.exposition import choose_encoder
 
 from engine.messages import BlockState
 from server.engine_client import EngineState
+from server.exposition import exposition
+from server.openai.body import check_is_json
 from server.state import AppState, State
 from server.version import package_version
 
@@ -44,8 +45,8 @@ async def version() -> JSONResponse:
 @router.get("/metrics")
 async def metrics(request: Request, state: State) -> Response:
     """Prometheus metrics, in the format the scraper asks for."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(state.metrics.registry), headers={"Content-Type": content_type})
+    content, content_type = exposition(state.metrics.registry, request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": content_type})
 
 
 @router.get("/calibrate")
@@ -55,8 +56,9 @@ async def calibration(state: State) -> JSONResponse:
 
 
 @router.post("/calibrate", status_code=202)
-async def calibrate(state: State) -> JSONResponse:
+async def calibrate(request: Request, state: State) -> JSONResponse:
     """Compare the two again, a pair of measurements after each step; the answer is the table as it still is."""
+    check_is_json(request)
     state.client.calibrate()
     return JSONResponse(_calibration(state), status_code=202)
 

@@ -6,6 +6,7 @@ from typing import Literal, Self, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from engine.errors import is_isolable
 from server.error_catalogue import QUEUE_TIMEOUT
 from server.errors import RequestTimeoutError, UnavailableError
 from server.metric_buckets import Bounds
@@ -125,8 +126,8 @@ class RequestMetrics:
         cancelled = None if self._finished else _cancelled_by(error)
         if cancelled is not None:
             self._series.cancelled.labels(cancelled).inc()
-        failed = isinstance(error, Exception)  # CancelledError and GeneratorExit are no Exception: an abort
-        self.on_finish("error" if failed else "abort")
+        # A library's panic is an error, too; CancelledError and GeneratorExit are an abort.
+        self.on_finish("error" if error is not None and is_isolable(error) else "abort")
 
 
 def _cancelled_by(error: BaseException | None) -> CancelReason | None:
@@ -136,7 +137,7 @@ def _cancelled_by(error: BaseException | None) -> CancelReason | None:
             return "timeout"
         case UnavailableError():
             return None if error.code == QUEUE_TIMEOUT.code else "drain"
-        case Exception():
+        case BaseException() if is_isolable(error):
             return None
         case _:
             return "disconnect"

@@ -35,15 +35,24 @@ MAX_CONTAINERS = 1 << 17
 """Objects and lists in a body; the longest conversations have a tenth of it."""
 
 
+def check_is_json(request: Request) -> None:
+    """Refuse what a page of another site can send without the browser asking first.
+
+    Raises:
+        ApiError: 415, the content type is another.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise ApiError.of(UNSUPPORTED_MEDIA_TYPE)
+
+
 async def read_body(request: Request, model: type[Model]) -> Model:
     """The request's body as `model`.
 
     Raises:
         ApiError, InvalidRequestError: 415 for another content type or encoding, 400 for anything else.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise ApiError.of(UNSUPPORTED_MEDIA_TYPE)
+    check_is_json(request)
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ApiError.of(UNSUPPORTED_ENCODING)
     try:

@@ -169,6 +169,12 @@ async def _run_choice(
                     yield delta
                     if delta.finish_reason is not None:
                         return
+        except BaseException as error:
+            if is_isolable(error):
+                stream.group.failed = True
+            elif stream.group.failed and choice.index not in ended:
+                metrics.on_finish("abort")  # given up for another of its request's: nobody has left
+            raise
         finally:
             if choice.index in ended:  # complete for its reader: not an abort
                 metrics.on_finish("stop")

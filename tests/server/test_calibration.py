@@ -58,11 +58,11 @@ def test_asking_gets_202_and_the_table_comes_when_it_is_done(played: Make) -> No
         async with httpx.AsyncClient(transport=transport, base_url="http://tiny") as client:
             nothing = {"running": False, "measured": 0, "seconds": 0.0, "cells": []}
             assert (await client.get("/calibrate")).json() == nothing
-            begun = await client.post("/calibrate")
+            begun = await client.post("/calibrate", json={})
             assert (begun.status_code, begun.json()) == (202, {**nothing, "running": True})
             assert [m for m in server.host.sent if isinstance(m, Calibrate)] == [Calibrate()]
 
-            again = await client.post("/calibrate")
+            again = await client.post("/calibrate", json={})
             assert (again.status_code, again.json()["error"]["code"]) == (409, "calibration_running")
             assert again.headers["x-should-retry"] == "false"
 
@@ -84,7 +84,7 @@ def test_asking_gets_202_and_the_table_comes_when_it_is_done(played: Make) -> No
                     }
                 ],
             }
-            soon = await client.post("/calibrate")
+            soon = await client.post("/calibrate", json={})
             assert (soon.status_code, soon.json()["error"]["code"]) == (409, "calibrated_recently")
             assert len([m for m in server.host.sent if isinstance(m, Calibrate)]) == 1
             metrics = (await client.get("/metrics")).text
@@ -110,7 +110,7 @@ def test_the_result_of_the_start_comes_unasked_and_is_no_reason_to_wait(played: 
 
 
 def test_a_model_that_still_loads_cannot_be_calibrated(played: Make) -> None:
-    response = played(ready=False).ask("/calibrate")
+    response = played(ready=False).ask("/calibrate", {})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
 
 
@@ -124,7 +124,7 @@ def test_with_one_loop_there_is_nothing_to_compare(played: Make) -> None:
         state.client.info = EngineReady(**changed)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://tiny") as client:
-            return await client.post("/calibrate")
+            return await client.post("/calibrate", json={})
 
     response = server.run(main)
     assert (response.status_code, response.json()["error"]["code"]) == (409, "nothing_to_calibrate")
@@ -222,7 +222,7 @@ def test_a_real_engine_calibrates_at_its_start_and_when_asked(checkpoint: Path) 
 
         start = found_when(lambda found: bool(found["cells"]))
         assert all(cell["ratio"] > 0 for cell in start["cells"])
-        assert httpx.post(url).status_code == 202
+        assert httpx.post(url, json={}).status_code == 202
         body = {"prompt": "a", "max_tokens": 30, "ignore_eos": True, "temperature": 0}
         assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code == 200
         again = found_when(lambda found: not found["running"])

@@ -188,8 +188,8 @@ def test_a_stopped_choice_is_no_abort_in_the_metrics(played: Make) -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://tiny") as client:
             body = {"messages": HI, "tools": [TOOL], "parallel_tool_calls": False}
             assert (await client.post(URL, json=body)).status_code == 200
-        success = state.metrics.request_success
-        return {reason: success.labels(reason)._value.get() for reason in ("stop", "abort")}
+        name, registry = "loopserve_request_success_total", state.metrics.registry
+        return {end: registry.get_sample_value(name, {"finished_reason": end}) for end in ("stop", "abort")}
 
     assert server.run(main) == {"stop": 1, "abort": 0}
 

@@ -1,6 +1,7 @@
 """A whole server process whose clients do their worst, as its clients and its log see it."""
 
 import http.client
+import re
 import resource
 import shutil
 import socket
@@ -45,6 +46,21 @@ def raw(server: LiveServer, data: bytes) -> bytes:
         while piece := client.recv(65536):
             out += piece
     return out
+
+
+def refused(server: LiveServer, reason: str) -> float:
+    """How many connections the server says it ended so."""
+    text = httpx.get(f"{server.url}/metrics", timeout=10).text
+    [count] = re.findall(
+        rf'^loopserve_connections_refused_total{{reason="{reason}"}} (.+)$', text, re.MULTILINE
+    )
+    return float(count)
+
+
+def test_what_is_refused_below_the_application_is_in_the_metrics(server: LiveServer) -> None:
+    before = refused(server, "malformed")
+    assert raw(server, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert refused(server, "malformed") == before + 1
 
 
 def test_settings_reach_the_connection_and_the_checks(server: LiveServer) -> None:
@@ -145,6 +161,7 @@ def test_a_process_out_of_file_descriptors_lives_and_recovers(checkpoint: Path) 
         assert process.num_fds() <= before
         body = {"prompt": [5], "max_tokens": 2}
         assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=10).status_code == 200
+        assert refused(server, "descriptors") > 0
         log = server.log.read_text()
         assert "ulimit -n" in log
         assert len(log.splitlines()) < 20

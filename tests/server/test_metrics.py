@@ -101,6 +101,7 @@ def cancelled(metrics: ServerMetrics) -> dict[str, float]:
     ("error", "reason", "cancelled_by"),
     [
         (ValueError(), "error", {}),
+        (type("PanicException", (BaseException,), {})(), "error", {}),  # as pyo3 makes them
         (asyncio.CancelledError(), "abort", {"disconnect": 1}),
         (GeneratorExit(), "abort", {"disconnect": 1}),
         (RequestTimeoutError("late"), "error", {"timeout": 1}),
