@@ -12,7 +12,7 @@ from tools.compatibility import catalogue, running
 from tools.compatibility.catalogue import CHECKS, CLIENTS, FEATURES, Client
 from tools.compatibility.page import INTRODUCTION, MEANINGS, page
 from tools.compatibility.running import Outcome, Row, run_client
-from tools.compatibility.servers import CompatibilityError, Served
+from tools.compatibility.servers import CompatibilityError, Served, new_key
 
 PACKAGE = Path(running.__file__).parent
 SERVERS = [Served("http://127.0.0.1:1", "key")]
@@ -48,6 +48,10 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
     (tmp_path / "made-up/installed").touch()
     monkeypatch.setattr(catalogue, "CHECKS", tmp_path)
     return Client("made-up", "Made up", "made_up.py", ("chat", "stream", "tools", "stop", "n"))
+
+
+def test_no_key_looks_like_an_option_of_a_command_line() -> None:
+    assert all(re.fullmatch(r"sk-[0-9a-f]{32}", new_key()) for _ in range(1000))
 
 
 def test_rows_of_a_script(client: Client, tmp_path: Path) -> None:

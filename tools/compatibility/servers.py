@@ -40,6 +40,11 @@ class Served:
     key: str
 
 
+def new_key() -> str:
+    """A key as providers' keys look: one that begins with a dash is an option to a client's command line."""
+    return f"sk-{secrets.token_hex(16)}"
+
+
 @contextmanager
 def serving(engine: Engine, count: int, logs: Path) -> Iterator[list[Served]]:
     """Start servers with one key and stop them at the end.
@@ -53,7 +58,7 @@ def serving(engine: Engine, count: int, logs: Path) -> Iterator[list[Served]]:
         CompatibilityError: one does not get ready; its output is in `logs`.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    key = secrets.token_urlsafe(16)
+    key = new_key()
     with ExitStack() as stack:
         yield [
             stack.enter_context(_one(engine, key, logs / f"{engine.name.lower()}-{i}.log"))

@@ -27,6 +27,7 @@ def results(form: str) -> dict[str, list[str]]:
     answer = subprocess.run(
         [*command, "-u", API, "-k", KEY, "-m", MODEL, *more], capture_output=True, text=True, check=False
     )
+    require(answer.stdout, f"llm-comply ended with code {answer.returncode}: {answer.stderr[-200:]}")
     found = json.loads(answer.stdout)["results"]
     return {one["id"]: one.get("errors", []) for one in found if one["status"] != "skipped"}
 
