@@ -114,7 +114,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
             shapes[f"{layer}{name}.weight"] = (rows, columns)
             if bias:
                 shapes[f"{layer}{name}.bias"] = (rows,)
-        if config.loops.num_loops > 1:
+        if config.loops.has_gates:
             gate_inputs = hidden if config.loops.gate_on_hidden else config.head_dim
             shapes[layer + "self_attn.plt_gate.weight"] = (config.num_heads, gate_inputs)
             shapes[layer + "self_attn.plt_gate.bias"] = (config.num_heads,)

@@ -17,6 +17,7 @@ from engine.config_fields import Fields, shown
 from engine.errors import ConfigError
 from engine.model_directory import has_file, read_json_object
 from engine.rope_scaling import RopeScaling, parse_rope
+from scheduler.loop_layout import LoopCache
 
 SERVED_MODEL_TYPES = ("iquestpltcoder",)
 TORCH_DTYPES = ("float32", "float16", "bfloat16")
@@ -69,12 +70,14 @@ class LoopSpec:
     Attributes:
         num_loops: R, how often the layer stack is applied.
         offset: loop l at position i reads loop l-1's state at position i - offset; 1 in PLT.
-        window: W, tokens to the left that a later loop sees of itself; with the token itself W + 1 keys.
+        window: W, tokens to the left that a later loop sees of itself; with the token itself W + 1 keys. 0 if every
+            loop has a cache of its own.
         emb_scale: factor of the embedding in the input of loops ≥ 1.
         hidden_scale: factor of the previous loop's state in the input of loops ≥ 1.
         normalize_per_loop: the final norm is applied between loops too.
         gate_on_hidden: the gate reads the normed layer input, [heads, hidden]; else the rotated query,
-            [heads, head_dim].
+            [heads, head_dim]. Nothing if there are no gates.
+        cache: which keys a later loop reads.
     """
 
     num_loops: int
@@ -84,6 +87,12 @@ class LoopSpec:
     hidden_scale: float
     normalize_per_loop: bool
     gate_on_hidden: bool
+    cache: LoopCache = LoopCache.WINDOW
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether later loops mix what they read of loop 0 with what they read of themselves."""
+        return self.num_loops > 1 and self.cache is LoopCache.WINDOW
 
 
 @dataclass(frozen=True)
@@ -235,7 +244,7 @@ def parameter_count(config: ModelConfig) -> int:
     if config.mlp_bias:
         mlp += 2 * config.intermediate_size + hidden
     gate = 0
-    if config.loops.num_loops > 1:
+    if config.loops.has_gates:
         gate = heads + (heads * hidden + hidden if config.loops.gate_on_hidden else heads * head_dim)
     embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
     return embeddings + config.num_layers * (attention + mlp + norms + gate) + hidden

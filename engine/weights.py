@@ -115,7 +115,7 @@ def _build_layer(
         input_norm=tensors["input_layernorm.weight"].to(dtype),
         qkv=product(make.inner, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         output=product(make.outer, "self_attn.o_proj"),
-        gate=_gate(config, tensors, dtype) if config.loops.num_loops > 1 else None,
+        gate=_gate(config, tensors, dtype) if config.loops.has_gates else None,
         post_attention_norm=tensors["post_attention_layernorm.weight"].to(dtype),
         gate_up=product(make.inner, "mlp.gate_proj", "mlp.up_proj"),
         down=product(make.outer, "mlp.down_proj"),

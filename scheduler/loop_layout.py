@@ -7,6 +7,17 @@ computes before its look-back is filled is never read by a row that matters, and
 """
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class LoopCache(Enum):
+    """Whose keys and values a later loop reads."""
+
+    WINDOW = "window"
+    """Loop 0's over the whole context and its own over a window, mixed by a gate (PLT, iquestloopcoder)."""
+
+    OWN = "own"
+    """Its own over the whole context and nothing else: no window, no gate (Nanbeige, Ouro)."""
 
 
 @dataclass(frozen=True, slots=True)
