@@ -122,7 +122,11 @@ class Checkpoint:
 
 def checkpoint(seed: int = 0, **changes: Any) -> Checkpoint:
     """A random checkpoint in a temporary directory that lives as long as the process."""
-    config = random_config(**changes)
+    return saved(random_config(**changes), seed)
+
+
+def saved(config: dict[str, Any], seed: int = 0) -> Checkpoint:
+    """As `checkpoint`, of any config."""
     path = Path(tempfile.mkdtemp(prefix="loopserve-test-"))
     make_checkpoint(path, config, seed)
     return Checkpoint(config, random_tensors(config, seed), path)
