@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tests.oracle import LOOP_CACHE
+
 BOS, EOS, IM_START, IM_END = "<s>", "</s>", "<|im_start|>", "<|im_end|>"
 FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 SPECIAL_TOKENS = ("<unk>", BOS, EOS, IM_START, IM_END, *FIM)
@@ -100,7 +102,7 @@ def random_tensors(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
         linear(layer + "mlp.gate_proj", ffn, hidden, mlp_bias)
         linear(layer + "mlp.up_proj", ffn, hidden, mlp_bias)
         linear(layer + "mlp.down_proj", hidden, ffn, mlp_bias)
-        if config["plt_num_loops"] > 1:
+        if config["plt_num_loops"] > 1 and config.get(LOOP_CACHE) != "own":
             on_hidden = config["plt_gate_use_hidden_states"]
             linear(layer + "self_attn.plt_gate", heads, hidden if on_hidden else head_dim, bias=True)
             if on_hidden:
@@ -124,7 +126,8 @@ def make_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     torch_dtype = getattr(torch, dtype)
     tensors = {name: tensor.to(torch_dtype) for name, tensor in random_tensors(config, seed).items()}
-    _write_json(directory / "config.json", {**config, "torch_dtype": dtype})
+    written = {key: value for key, value in config.items() if key != LOOP_CACHE}
+    _write_json(directory / "config.json", {**written, "torch_dtype": dtype})
     _write_tensors(directory, tensors, shards)
     byte_level_tokenizer(config["vocab_size"]).save(str(directory / "tokenizer.json"))
     tokenizer_config = {

@@ -2,6 +2,9 @@
 
 Written from the published formulas (arXiv 2510.24824 and 2606.18023) on top of `config.json`'s raw keys. It imports
 nothing from the engine, so that the two can only agree by both being right. Dense masks, no cache, no tricks.
+
+With `LOOP_CACHE: "own"` in the config, which is no key of any checkpoint, it is the other kind of looped model: every
+loop attends to its own keys over the whole context, and there are no gates.
 """
 
 import math
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LOOP_CACHE = "loop_cache"
 Config = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
@@ -110,6 +114,8 @@ def _layer(
     causal = j <= i
     if loop == 0:
         shared.append((k, v))
+        mixed = _attention(q, k, v, causal)
+    elif config.get(LOOP_CACHE) == "own":
         mixed = _attention(q, k, v, causal)
     else:
         left = config.get("plt_window_size", [64, 0])[0]
