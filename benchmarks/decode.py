@@ -18,7 +18,7 @@ from benchmarks.machine import ReadYardstick, describe
 from benchmarks.spread import Spread
 from engine.config import load_config
 from engine.core import EngineCore
-from engine.kv_arithmetic import shared_bytes_per_token
+from engine.kv_arithmetic import one_loop_bytes_per_token
 from engine.loading import load_variants
 from engine.messages import Request
 from engine.options import EngineOptions, Execution
@@ -162,7 +162,7 @@ def measure(options: EngineOptions, plan: Plan) -> Report:
         read_gigabytes_per_second=Spread.of(bench.read_rates) if bench.read_rates else None,
         kv_bytes_per_token=ready.kv_bytes_per_token,
         kv_bytes_per_token_sequential=ready.kv_bytes_per_token_sequential,
-        kv_bytes_per_token_one_loop=shared_bytes_per_token(
+        kv_bytes_per_token_one_loop=one_loop_bytes_per_token(
             one_loop.config, one_loop.runner.state.caches[0].keys.element_size()
         ),
         kv_bytes_per_sequence=ready.kv_bytes_per_sequence,

@@ -16,8 +16,9 @@ from engine.followers import Followers
 from engine.host_memory import gibibytes
 from engine.kv_arithmetic import (
     carry_bytes_per_sequence,
+    context_bytes_per_token,
+    one_loop_bytes_per_token,
     sequential_bytes_per_token,
-    shared_bytes_per_token,
     window_bytes_per_sequence,
 )
 from engine.messages import PROTOCOL_VERSION, CacheSizes, EngineReady
@@ -196,9 +197,9 @@ def _fitting_model_len(scheduler: Scheduler, options: EngineOptions, wanted: int
 def _decode_limits(plan: LoadPlan, runner: ModelRunner, max_model_len: int) -> DecodeLimits:
     options, layout = plan.options, plan.layout
     return DecodeLimits(
-        num_loops=layout.num_loops,
-        rows_per_sequence=_rows_per_sequence(options, layout.num_loops),
-        max_num_seqs=options.max_num_seqs,
+        num_windows=layout.num_windows,
+        rows_per_tile=_rows_per_tile(options, layout),
+        max_tiles=options.max_num_seqs * _tiles_per_sequence(layout),
         max_model_len=max_model_len,
         block_size=layout.block_size,
         window=layout.window,
@@ -206,11 +207,17 @@ def _decode_limits(plan: LoadPlan, runner: ModelRunner, max_model_len: int) -> D
     )
 
 
-def _rows_per_sequence(options: EngineOptions, num_loops: int) -> tuple[int, ...]:
+def _rows_per_tile(options: EngineOptions, layout: LoopLayout) -> tuple[int, ...]:
     """Both executions need graphs of their own size if the baseline is to be measured fairly."""
+    in_one_pass = layout.num_windows + 1 if layout.decodes_in_one_pass else 1
     if options.calibration_time or options.shadow_steps:
-        return tuple(sorted({1, num_loops}))
-    return (num_loops,) if options.execution == "parallel" else (1,)
+        return tuple(sorted({1, in_one_pass}))
+    return (in_one_pass,) if options.execution == "parallel" else (1,)
+
+
+def _tiles_per_sequence(layout: LoopLayout) -> int:
+    """Decode tiles that a sequence has in a pass: one per loop in it, if those have contexts of their own."""
+    return layout.num_loops if layout.decodes_in_one_pass and not layout.has_windows else 1
 
 
 def _describe(plan: LoadPlan, scheduler: Scheduler, max_model_len: int) -> EngineReady:
@@ -225,7 +232,7 @@ def _describe(plan: LoadPlan, scheduler: Scheduler, max_model_len: int) -> Engin
         num_blocks=scheduler.blocks.num_blocks,
         block_size=scheduler.layout.block_size,
         execution=plan.options.execution,
-        kv_bytes_per_token=shared_bytes_per_token(config, element),
+        kv_bytes_per_token=context_bytes_per_token(config, element),
         kv_bytes_per_token_sequential=sequential_bytes_per_token(config, element),
         kv_bytes_per_sequence=window_bytes_per_sequence(config, element)
         + carry_bytes_per_sequence(config, plan.placement.dtype.itemsize),
@@ -238,10 +245,11 @@ def _cache_sizes(plan: LoadPlan, layout: LoopLayout) -> CacheSizes:
     config, options, placement = plan.config, plan.options, plan.placement
     hidden = config.hidden_size * placement.dtype.itemsize * options.tensor_parallel_size
     return CacheSizes(
-        kv_block=shared_bytes_per_token(config, placement.cache_dtype.itemsize) * layout.block_size,
+        kv_block=one_loop_bytes_per_token(config, placement.cache_dtype.itemsize) * layout.block_size,
         block_hidden=hidden if options.prefix_caching and layout.num_loops > 1 else 0,
         carry_slot=hidden,
-        window_blocks=layout.window_blocks(1),
+        window_blocks=layout.window_blocks(1) if layout.has_windows else 0,
+        has_windows=layout.has_windows,
     )
 
 

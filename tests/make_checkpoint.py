@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tests.oracle import LOOP_CACHE
+
 BOS, EOS, IM_START, IM_END = "<s>", "</s>", "<|im_start|>", "<|im_end|>"
 FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 SPECIAL_TOKENS = ("<unk>", BOS, EOS, IM_START, IM_END, *FIM)
@@ -80,7 +82,7 @@ def spelling_of(config: dict[str, Any]) -> Spelling:
     """As the family's released code says; knows nothing of how the engine reads a config."""
     bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
     match config["model_type"]:
-        case "iquestpltcoder" if config["plt_num_loops"] > 1:
+        case "iquestpltcoder" if config["plt_num_loops"] > 1 and config.get(LOOP_CACHE) != "own":
             on_hidden = config["plt_gate_use_hidden_states"]
             gate = "model.layers.{}.self_attn.plt_gate"
             return Spelling(bias, bias, mlp_bias, gate=gate, gate_on_hidden=on_hidden)
@@ -167,7 +169,8 @@ def make_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     torch_dtype = getattr(torch, dtype)
     tensors = {name: tensor.to(torch_dtype) for name, tensor in random_tensors(config, seed).items()}
-    _write_json(directory / "config.json", {**config, "torch_dtype": dtype})
+    written = {key: value for key, value in config.items() if key != LOOP_CACHE}
+    _write_json(directory / "config.json", {**written, "torch_dtype": dtype})
     _write_tensors(directory, tensors, shards)
     byte_level_tokenizer(config["vocab_size"]).save(str(directory / "tokenizer.json"))
     tokenizer_config = {

@@ -3,6 +3,9 @@
 Written from the published formulas (PLT: arXiv 2510.24824 and 2606.18023; Ouro: arXiv 2510.25741; the others: what
 their released code does, checked against others' by `tools/parity`) on top of `config.json`'s raw keys. It imports
 nothing from the engine, so that the two can only agree by both being right. Dense masks, no cache, no tricks.
+
+With `LOOP_CACHE: "own"` in the config, which is no key of any checkpoint, it is the other kind of looped model: every
+loop attends to its own keys over the whole context, and there are no gates.
 """
 
 import math
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LOOP_CACHE = "loop_cache"
 Config = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
@@ -53,13 +57,15 @@ def loops_of(config: Config) -> Loops:
             scales = [config.get(key) for key in ("plt_emb_scale", "plt_hidden_scale")]
             emb_scale, hidden_scale = (1.0 if scale is None else scale for scale in scales)
             shift, norm = config.get("plt_clp_shift", 1), config.get("plt_normalize_per_loop", True)
-            window = config.get("plt_window_size", [64, 0])[0]
+            window = None if config.get(LOOP_CACHE) == "own" else config.get("plt_window_size", [64, 0])[0]
             return Loops(config["plt_num_loops"], shift, emb_scale, hidden_scale, norm, window)
         case "iquestloopcoder":
             # Its size counts the token itself.
             return Loops(config["loop_num"], norm_between=False, window=config["loop_window_size"] - 1)
         case "nanbeige":
-            return Loops(config["num_loops"], norm_between=not config.get("skip_loop_final_norm", False))
+            trained = len(config.get("loop_loss_weights") or []) + 1  # one weight for every loop but the last
+            loops = config["num_loops"] if trained == 1 else trained
+            return Loops(loops, norm_between=not config.get("skip_loop_final_norm", False))
         case "ouro":
             return Loops(config["total_ut_steps"])
         case _:

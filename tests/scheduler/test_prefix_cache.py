@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scheduler.block_pool import BlockPool
 from scheduler.loop_layout import LoopLayout, plan_recompute, plan_restore
-from scheduler.prefix_cache import block_key, chain_keys, find_start, root_key, window_block_range
+from scheduler.prefix_cache import block_key, chain_keys, find_start, kept_block_range, root_key
 
 LAYOUT = LoopLayout(num_loops=2, offset=1, window=4, num_layers=2, block_size=4)
 TOKENS = list(range(100, 143))
@@ -165,7 +165,7 @@ def test_no_exact_start_is_cheaper(layout, length, shared, data):
     plans = [plan_recompute(layout, length, hit * layout.block_size) for hit in hits]
     for hit in hits[1:]:
         plan = plan_restore(layout, length, hit * layout.block_size)
-        wanted = window_block_range(layout, plan.restored)
+        wanted = kept_block_range(layout, plan.restored)
         loops = [loop for loop in range(1, layout.num_loops) if plan.restores_loop(loop)]
         if all((index, loop) in cached for loop in loops for index in wanted):
             plans.append(plan)
@@ -175,9 +175,9 @@ def test_no_exact_start_is_cheaper(layout, length, shared, data):
 
 @pytest.mark.parametrize(("boundary", "expected"), [(4, [0]), (8, [1]), (40, [9])])
 def test_window_blocks_reach_back_one_window(boundary, expected):
-    assert list(window_block_range(LAYOUT, boundary)) == expected
+    assert list(kept_block_range(LAYOUT, boundary)) == expected
     wider = replace(LAYOUT, window=5)
-    assert list(window_block_range(wider, boundary)) == sorted({max(0, expected[0] - 1), *expected})
+    assert list(kept_block_range(wider, boundary)) == sorted({max(0, expected[0] - 1), *expected})
 
 
 def test_with_one_loop_there_is_nothing_to_restore():

@@ -292,8 +292,8 @@ def restored_window_is_one_block_short(patch: Patch) -> None:
         first = (max(0, boundary - layout.window) + layout.block_size - 1) // layout.block_size
         return range(first, boundary // layout.block_size)
 
-    patch.setattr(prefix_cache_module, "window_block_range", broken)
-    patch.setattr(sequence_cache_module, "window_block_range", broken)
+    patch.setattr(prefix_cache_module, "kept_block_range", broken)
+    patch.setattr(sequence_cache_module, "kept_block_range", broken)
 
 
 def prompt_logprobs_use_the_cache(patch: Patch) -> None:

@@ -44,10 +44,13 @@ def register(source: Path) -> None:
     """Make this vLLM know Ouro."""
     name = "vllm.model_executor.models.ouro"
     spec = importlib.util.spec_from_file_location(name, source)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    loader = module.AutoWeightsLoader
+    module.AutoWeightsLoader = lambda model, skip_prefixes: loader(model)  # this vLLM leaves tied heads out by itself
     ModelRegistry.register_model("OuroForCausalLM", module.OuroForCausalLM)
     AutoConfig.register("ouro", OuroConfig)
     AutoConfig.register("iquestloopcoder", LoopCoderConfig)
