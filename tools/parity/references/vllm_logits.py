@@ -50,7 +50,9 @@ def register(source: Path) -> None:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     loader = module.AutoWeightsLoader
-    module.AutoWeightsLoader = lambda model, skip_prefixes: loader(model)  # this vLLM leaves tied heads out by itself
+    module.AutoWeightsLoader = lambda model, skip_prefixes: loader(
+        model
+    )  # this vLLM leaves tied heads out by itself
     ModelRegistry.register_model("OuroForCausalLM", module.OuroForCausalLM)
     AutoConfig.register("ouro", OuroConfig)
     AutoConfig.register("iquestloopcoder", LoopCoderConfig)
