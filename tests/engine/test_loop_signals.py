@@ -235,7 +235,7 @@ def test_broken_rows_stay_out_of_the_sums():
     hidden, normed = (state.clone() for state in tap.states)
     hidden[4], normed[7] = 0.0, torch.nan  # H of the second's loop 1, logits of the third's loop 1
     tap.states = hidden, normed
-    sampler = SignalSampler(driver.core.model.runner.model, 1)
+    sampler = SignalSampler(driver.core.model.runner.model, driver.core.model.runner.state.carries, 1)
     sampler.take(plan, tap)
     assert [len(plan.segments), sampler.totals.tokens] == [9, [0, 2, 1]]
     assert all(map(math.isfinite, [*sampler.totals.gates, *sampler.totals.changes]))
