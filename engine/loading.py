@@ -110,18 +110,39 @@ def _self_checked(model: LoadedModel, rank: LoadedRank) -> LoadedModel:
     return replace(model, ready=msgspec.structs.replace(model.ready, batch_invariant=holds))
 
 
-def load_variants(options: Sequence[EngineOptions], show_progress: bool) -> list[LoadedModel]:
-    """Load a checkpoint once and serve it under several options, each with a cache of its own.
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to serve weights.
+
+    Attributes:
+        num_loops: at most the model's; None for all of them.
+    """
+
+    options: EngineOptions
+    num_loops: int | None = None
+
+    def plan(self) -> LoadPlan:
+        """The plan of its only rank."""
+        plan = plan_load(self.options, rank=0)
+        if self.num_loops is None:
+            return plan
+        loops = replace(plan.config.loops, num_loops=self.num_loops)
+        return replace(plan, config=replace(plan.config, loops=loops))
+
+
+def load_variants(variants: Sequence[Variant], show_progress: bool) -> list[LoadedModel]:
+    """Load a checkpoint once and serve it in several ways, each with a cache of its own.
 
     Args:
-        options: the first must have the most loops; they may differ in execution, loops, lengths and limits, but not
+        variants: the first must have the most loops; they may differ in execution, loops, lengths and limits, but not
             in what the weights are stored as or where. Without tensor parallelism.
 
     Raises:
         ModelError: the model or an option can't be served.
     """
-    rank = load_rank(plan_load(options[0], rank=0), None, show_progress)
-    return [_assemble(rank.under(plan_load(each, rank=0)), Followers()) for each in options]
+    plans = [variant.plan() for variant in variants]
+    rank = load_rank(plans[0], None, show_progress)
+    return [_assemble(rank.under(plan), Followers()) for plan in plans]
 
 
 def _assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:

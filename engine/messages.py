@@ -119,7 +119,7 @@ class LoopSignals(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     Attributes:
         tokens: positions looked at, with this loop and the one before it.
-        gates: sum over them of the mean gate over layers and heads.
+        gates: sum over them of the mean gate over layers and heads; empty if the model has none.
         changes: sum of ``‖H[l] - H[l-1]‖ / ‖H[l-1]‖``.
         token_changes: how many had another most probable token than in the loop before.
     """

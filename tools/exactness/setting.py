@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import torch
 
-from engine.loading import LoadedModel, load_variants
+from engine.loading import LoadedModel, Variant, load_variants
 from engine.options import CacheDtypeName, DtypeName, EngineOptions, Quantization
 from engine.rank_loading import plan_load
 from engine.runner import block_bytes
@@ -148,7 +148,9 @@ class Setting:
             execution="parallel",
             prefix_caching=False,
         )
-        first, *others = load_variants([crowd, *[alone] * num_alone], show_progress=False)
+        first, *others = load_variants(
+            [Variant(options) for options in (crowd, *[alone] * num_alone)], show_progress=False
+        )
         return first, others
 
 
