@@ -44,6 +44,15 @@ TINY: dict[str, dict[str, Any]] = {
         "max_window_layers": 2,
     },
     "llama": {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "mlp_bias": False},
+    "iquestcoder": {
+        "architectures": ["IQuestCoderForCausalLM"],
+        "attention_bias": False,
+        "mlp_bias": False,
+        "clip_qkv": None,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "max_window_layers": 0,
+    },
     "qwen2": {
         "architectures": ["Qwen2ForCausalLM"],
         "use_sliding_window": False,

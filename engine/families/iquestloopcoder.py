@@ -32,6 +32,7 @@ FAMILY = Family(
     parse_layers=llama_layers,
     keys=frozenset(["attention_bias", "mlp_bias", "loop_num", "loop_window_size"]),
     rope_theta=500_000.0,
+    head_dim=128,
     aliases=(
         (
             re.compile(r"model\.gate_projections\.(\d+)\.(weight|bias)"),

@@ -1,9 +1,9 @@
-"""Llama and what is spelled like it (IQuest-Coder-V1 without loops): no loops."""
+"""Llama and what is spelled like it: no loops."""
 
 from engine.families.family import ROTARY_BUFFERS, Family, llama_layers, one_loop
 
 FAMILY = Family(
-    model_types=("llama", "iquestcoder"),
+    model_types=("llama",),
     parse_loops=one_loop,
     parse_layers=llama_layers,
     keys=frozenset(["attention_bias", "mlp_bias"]),

@@ -45,7 +45,7 @@ FAMILY = Family(
     parse_loops=_loops,
     parse_layers=_layers,
     keys=frozenset([*SLIDING_WINDOW_KEYS, "total_ut_steps", "early_exit_threshold"]),
-    off={"attention_bias": (None, False), "mlp_bias": (None, False)},
+    off={"attention_bias": (None, False), "mlp_bias": (None, False), "early_exit_step": (None,)},
     rope_theta=10_000.0,
     unused_tensors=re.compile(r"model\.early_exit_gate\.(weight|bias)"),
 )

@@ -2,7 +2,7 @@
 
 from engine.config_fields import shown
 from engine.errors import ConfigError
-from engine.families import iquestloopcoder, iquestpltcoder, llama, nanbeige, ouro, qwen2, qwen3
+from engine.families import iquestcoder, iquestloopcoder, iquestpltcoder, llama, nanbeige, ouro, qwen2, qwen3
 from engine.families.family import Family
 
 FAMILIES = (
@@ -11,6 +11,7 @@ FAMILIES = (
     nanbeige.FAMILY,
     ouro.FAMILY,
     llama.FAMILY,
+    iquestcoder.FAMILY,
     qwen2.FAMILY,
     qwen3.FAMILY,
 )

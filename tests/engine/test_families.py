@@ -12,7 +12,6 @@ from tests.engine.harness import Checkpoint, Driver, saved
 from tests.engine.test_exactness import assert_exact, prompt_of
 from tests.family_configs import LOOPS_KEY, TINY, family_config
 
-NOT_LOOPED = ("llama", "qwen2", "qwen3")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in TINY},
     **{f"{name}, one loop": (name, {key: 1}) for name, key in LOOPS_KEY.items()},
@@ -113,4 +112,4 @@ def test_every_weight_is_counted(variant):
 
 def test_every_family_is_tested():
     named = {model_type for family in FAMILIES for model_type in family.model_types}
-    assert named == TINY.keys() | {"iquestpltcoder", "iquestcoder"}
+    assert named == TINY.keys() | {"iquestpltcoder"}

@@ -58,6 +58,7 @@ CASES = (
         _TIED | _BIASED | {"num_key_value_heads": 1},
     ),
     Case("llama", "llama3 rope", (TRANSFORMERS, MLX), 3, {"rope_scaling": _LLAMA3}),
+    Case("iquestcoder", "grouped heads", (TRANSFORMERS,), 4),
     Case("qwen2", "grouped heads", (TRANSFORMERS, MLX)),
     Case("qwen2", "tied, MHA", (TRANSFORMERS, MLX), 2, _TIED | {"num_key_value_heads": 4}),
     Case("qwen3", "grouped heads", (TRANSFORMERS, MLX)),
