@@ -101,6 +101,36 @@ def test_quantized_layers_keep_their_norms_and_biases(variant):
     assert 0 < float((ours - theirs).abs().mean()) < 0.1
 
 
+@pytest.mark.parametrize("variant", ["qwen3, biases, tied", "ouro, grouped"])
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_other_backends_give_the_same_tokens(variant, backend):
+    driver, exact = model_of(variant).driver(attention_backend=backend), model_of(variant).driver()
+    for each in (driver, exact):
+        each.add("a", prompt_of(30), logprobs=0, max_tokens=5)
+        each.add("b", prompt_of(3, 1), logprobs=0, max_tokens=5)
+        each.run()
+    for name, answer in driver.answers.items():
+        assert answer.tokens == exact.answers[name].tokens
+        for ours, theirs in zip(answer.logprobs, exact.answers[name].logprobs, strict=True):
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("variant", [*TINY, "qwen3, biases, tied"])
+def test_the_self_check_holds(variant):
+    assert model_of(variant).core(self_check=True).ready().batch_invariant
+
+
+@pytest.mark.parametrize("variant", ["qwen3", "qwen2", "ouro", "iquestloopcoder", "nanbeige"])
+def test_a_bfloat16_cache_stays_near(variant):
+    driver, exact = model_of(variant).driver(kv_cache_dtype="bfloat16"), model_of(variant).driver()
+    for each in (driver, exact):
+        each.add("a", prompt_of(40), prompt_logprobs=0, max_tokens=1)
+        each.run()
+    pairs = zip(driver.answers["a"].prompt_logprobs[1:], exact.answers["a"].prompt_logprobs[1:], strict=True)
+    differences = [abs(ours.logprob - theirs.logprob) for ours, theirs in pairs]
+    assert 0 < sum(differences) / len(differences) < 0.05
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_weight_is_counted(variant):
     model, unused = model_of(variant), ("early_exit_gate",)
