@@ -59,7 +59,7 @@ def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
     followers = Followers.start(options)
     try:
         rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)
-        model = _assemble(rank, followers)
+        model = assemble(rank, followers)
         return _self_checked(model, rank) if options.self_check else model
     except BaseException as error:
         followers.close()
@@ -142,11 +142,18 @@ def load_variants(variants: Sequence[Variant], show_progress: bool) -> list[Load
     """
     plans = [variant.plan() for variant in variants]
     rank = load_rank(plans[0], None, show_progress)
-    return [_assemble(rank.under(plan), Followers()) for plan in plans]
+    return [assemble(rank.under(plan), Followers()) for plan in plans]
 
 
-def _assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:
-    """Size and make the cache, on all ranks, and the scheduler over it."""
+def assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:
+    """Size and make the cache, on all ranks, and the scheduler over it.
+
+    Args:
+        rank: the first.
+
+    Raises:
+        ModelError: there is too little memory for the cache.
+    """
     plan = rank.plan
     options, placement = plan.options, plan.placement
     # This rank's last, when all have loaded: ranks on the CPU take from the same memory.

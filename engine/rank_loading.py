@@ -195,10 +195,11 @@ def _load_weights(
         if group is not None:
             tensors = group.shard.tensors(plan.config, tensors)
         placed = ((name, tensor.to(plan.placement.device)) for name, tensor in tensors)
-        return build_weights(config, placed, _factories(plan, group), plan.placement.dtype)
+        return build_weights(config, placed, product_factories(plan, group), plan.placement.dtype)
 
 
-def _factories(plan: LoadPlan, group: RankGroup | None) -> ProductFactories:
+def product_factories(plan: LoadPlan, group: RankGroup | None) -> ProductFactories:
+    """How a rank's products are made."""
     layer, head = _layer_linears(plan.placement), _plain_linears(plan.placement)
     if group is None:
         return ProductFactories(layer, layer, head)
