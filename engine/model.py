@@ -110,7 +110,8 @@ class LoopedModel:
         )
 
         def normed(part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-            rows = part.reshape(-1, config.head_dim)
+            # Not `reshape`: of one head it would be a view with gaps between its rows.
+            rows = part.contiguous().view(-1, config.head_dim)
             return self.kernels.rms_norm(rows, weight, eps).view(part.shape)
 
         parts = (normed(queries, layer.query_norm), normed(keys, layer.key_norm), values)

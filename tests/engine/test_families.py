@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3, biases, tied": ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3, one KV head": ("qwen3", {"num_key_value_heads": 1, "head_dim": 10}),
     "qwen3, wide heads": ("qwen3", {"head_dim": 32, "num_key_value_heads": 4}),
 }
 
@@ -61,7 +62,7 @@ def test_the_engine_computes_what_the_family_is(variant, execution):
     assert_exact(model_of(variant), prompt_of(40), driver.answers["scored"])
 
 
-@pytest.mark.parametrize("variant", ["qwen3, biases, tied", "ouro", "qwen2"])
+@pytest.mark.parametrize("variant", ["qwen3, biases, tied", "qwen3, one KV head", "ouro", "qwen2"])
 def test_alone_and_in_a_crowd_the_bits_are_the_same(variant):
     crowd = model_of(variant).driver(max_rows_per_step=32)
     play(crowd)
@@ -101,7 +102,7 @@ def test_quantized_layers_keep_their_norms_and_biases(variant):
     assert 0 < float((ours - theirs).abs().mean()) < 0.1
 
 
-@pytest.mark.parametrize("variant", ["qwen3, biases, tied", "ouro, grouped"])
+@pytest.mark.parametrize("variant", ["qwen3, one KV head", "ouro, grouped"])
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_other_backends_give_the_same_tokens(variant, backend):
     driver, exact = model_of(variant).driver(attention_backend=backend), model_of(variant).driver()
