@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from engine.config import LoopSpec, load_config, parse_config
+from engine.config import LoopSpec, load_config, parameter_count, parse_config
 from engine.errors import ConfigError
 from engine.families.registry import FAMILIES, SERVED_MODEL_TYPES, family_of
 from scheduler.loop_layout import LoopCache
@@ -173,3 +175,28 @@ def test_model_types_are_one_familys_each() -> None:
     assert all(model_type in family_of(model_type).model_types for model_type in SERVED_MODEL_TYPES)
     with pytest.raises(ConfigError, match="'mistral' is not served; served are: iquestpltcoder, "):
         family_of("mistral")
+
+
+_KEYS = sorted(
+    {key for family in FAMILIES for key in family.keys | family.off.keys()} | set(family_config("llama"))
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text("ab\n√", max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "factor", "x\n"]), inner, max_size=3)
+    ),
+)
+
+
+@given(name=st.sampled_from(sorted(TINY)), values=st.dictionaries(st.sampled_from(_KEYS), _JSON, max_size=4))
+def test_any_json_gives_a_config_or_a_config_error(name: str, values: dict[str, Any]) -> None:
+    try:
+        config = parse_config(family_config(name, **values))
+    except ConfigError as error:
+        lines = str(error).count("\n")
+    else:
+        lines = 0
+        assert parameter_count(config) > 0
+        assert config.loops.num_loops >= 1
+    assert lines == 0
