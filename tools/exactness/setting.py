@@ -178,7 +178,7 @@ def _draw_family(rng: random.Random, shape: dict[str, Any]) -> dict[str, Any]:
     config = family_config(name, **shape)
     if name in LOOPS_KEY:
         config[LOOPS_KEY[name]] = rng.randint(1, 4)
-    choices = {
+    choices: dict[str, list[Any]] = {
         "attention_bias": [False, True],
         "mlp_bias": [False, True],
         "loop_window_size": [1, 2, 3, 8, 16, 31],

