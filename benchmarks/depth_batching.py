@@ -214,9 +214,9 @@ def compare(depth: EngineCore, lock_step: EngineCore, load: Load, rounds: int) -
 
 
 def table(found: list[Compared]) -> Cells:
-    """One line per load."""
+    """One line per load: depth batching ÷ lock-step, median (min–max) over rounds."""
     return Cells(
-        "Depth batching ÷ lock-step, median (min–max) over rounds",
+        "Depth batching ÷ lock-step",
         ["load", "tokens/s", "tokens/s, ratio", "to first token, ratio", "passes, ratio", "rows per pass"],
         [
             [
@@ -325,8 +325,10 @@ def main() -> None:
         f"Model: {name}; {loops} loops, {parameters:,} parameters. Up to {CONCURRENCY} sequences at once, "
         f"{MAX_ROWS} rows per pass, {arguments.rounds} rounds by turns. {describe()}.\n"
     )
-    found = [compare(depth, lock_step, load, arguments.rounds) for load in loads(loops)]
-    print(table(found).markdown())
+    print("Depth batching ÷ lock-step, median (min–max) over rounds.\n")
+    for number, load in enumerate(loads(loops)):
+        lines = table([compare(depth, lock_step, load, arguments.rounds)]).markdown().splitlines()
+        print("\n".join(lines[2 if number else 0 :]), flush=True)
 
 
 if __name__ == "__main__":

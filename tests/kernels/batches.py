@@ -32,6 +32,7 @@ def random_case(
     new_rows: tuple[int, ...] = (3, 1, 8),
     floors: bool = False,
     fewer_loops: bool = False,
+    own_contexts: bool = False,
     dtype: torch.dtype = torch.float32,
     cache_dtype: torch.dtype | None = None,
 ) -> KernelCase:
@@ -41,6 +42,7 @@ def random_case(
 
     Args:
         fewer_loops: each sequence has a random number of loops, and an empty table for each that it does not have.
+        own_contexts: every loop has a context of its own, and there are no windows.
     """
     rng = np.random.default_rng(seed)
     most_blocks = max(lengths) // block_size + 1
@@ -88,10 +90,33 @@ def random_case(
         window=window,
         num_decode_tiles=0,
     )
+    if own_contexts:
+        batch = _with_own_contexts(batch, tables)
     queries = torch.from_numpy(rng.standard_normal((count, heads, head_dim), dtype=np.float32)).to(dtype)
     gates = torch.from_numpy(rng.random((count, heads), dtype=np.float32))
     cache = random_cache(rng, shape, dtype if cache_dtype is None else cache_dtype)
     return KernelCase(cache, queries, gates, batch)
+
+
+def _with_own_contexts(batch: RowBatch, tables: torch.Tensor) -> RowBatch:
+    """The same rows, each reading the whole of its loop's keys and nothing else.
+
+    Args:
+        tables: ``[sequences, loops, blocks]``.
+    """
+    num_loops = tables.shape[1]
+    tiles = batch.tiles.clone()
+    tiles[:, 0] = tiles[:, 0] * num_loops + batch.loops[tiles[:, 1].long()]
+    contexts = len(tables) * num_loops
+    return replace(
+        batch,
+        windows=torch.zeros_like(batch.windows),
+        tiles=tiles,
+        context_tables=tables.flatten(0, 1).contiguous(),
+        window_tables=torch.zeros(contexts, 0, 1, dtype=torch.int32),
+        window_first=torch.zeros(contexts, 0, dtype=torch.int32),
+        window_floor=torch.zeros(contexts, 0, dtype=torch.int32),
+    )
 
 
 def random_cache(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> LayerCache:

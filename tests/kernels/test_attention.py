@@ -26,6 +26,7 @@ CASES = st.builds(
     window=st.integers(1, 20),
     floors=st.booleans(),
     fewer_loops=st.booleans(),
+    own_contexts=st.booleans(),
     lengths=st.just((9, 1, 50)),
     new_rows=st.sampled_from([(1, 1, 1), (9, 1, 50), (2, 1, 33)]),
 )

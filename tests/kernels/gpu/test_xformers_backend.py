@@ -22,6 +22,7 @@ CASES = st.builds(
     window=st.integers(1, 64),
     floors=st.booleans(),
     fewer_loops=st.booleans(),
+    own_contexts=st.booleans(),
     lengths=st.tuples(st.integers(1, 90), st.integers(1, 300), st.integers(1, 20)),
     new_rows=st.sampled_from([(1, 1, 1), (9, 1, 20), (1, 33, 2)]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
