@@ -4,7 +4,8 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from engine.messages import BlockState
+from engine.kv_arithmetic import group_of
+from engine.messages import BlockState, CacheSizes
 from server.engine_client import EngineState
 from server.exposition import exposition
 from server.openai.body import check_is_json
@@ -86,12 +87,13 @@ async def cache(state: State) -> JSONResponse:
             "block_size": client.info.block_size,
             "num_blocks": client.info.num_blocks,
             "blocks_per_cell": found.blocks_per_cell,
-            "states": [_block_state(state) for state in found.states],
+            "states": [_block_state(state, client.info.cache) for state in found.states],
             "cells": list(found.cells),
         }
     )
 
 
-def _block_state(state: BlockState) -> dict[str, object]:
-    group = None if state.loop is None else "window" if state.loop else "shared"
+def _block_state(state: BlockState, sizes: CacheSizes | None) -> dict[str, object]:
+    has_windows = sizes is None or sizes.has_windows
+    group = None if state.loop is None else group_of(state.loop, has_windows)
     return {"state": state.state, "group": group, "loop": state.loop, "blocks": state.blocks}

@@ -216,7 +216,7 @@ class BlockStateAnswer(BaseModel):
     """What a block can be, and how many are: held by running sequences, cached for reuse, or free."""
 
     state: Literal["held", "cached", "free"]
-    group: Literal["shared", "window"] | None
+    group: Literal["shared", "window", "own"] | None
     loop: int | None
     blocks: int
 

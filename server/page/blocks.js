@@ -6,7 +6,7 @@ import { html } from "./dom.js";
 import { count, plural } from "./format.js";
 import { panel } from "./panels.js";
 
-const NAMES = { shared: "shared", window: "windows", cached: "kept for reuse", free: "free" };
+const NAMES = { shared: "of the first loop", window: "of later loops", cached: "kept for reuse", free: "free" };
 const MAX_HEIGHT = 132; // pixels of the whole map
 const STEPS = { least: 3, most: 11 }; // pixels from cell to cell
 const MOST_SKIPPED = 32;

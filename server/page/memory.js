@@ -5,16 +5,17 @@ import { bytes, count, figures, percent, plural } from "./format.js";
 import { panel } from "./panels.js";
 
 /** @typedef {import("./metrics.js").Metrics} Metrics */
-/** @typedef {{name: string, bytes: number, style: string}} Part of a bar */
+/** @typedef {{name: string, group: string, bytes: number, style: string}} Part of a bar */
 
 /** @param {Metrics} metrics @returns {Part[]} groups that hold something, the shared one first */
 export function groupsOf(metrics) {
-  const order = ["shared", "window", "carry"];
+  const order = ["shared", "own", "window", "carry"];
   return metrics.all("kv_cache_bytes")
     .map(({ labels, value }) => ({
+      group: labels.group,
       name: labels.group === "shared" ? "shared" : `${labels.group} of loop ${labels.loop}`,
       bytes: value,
-      style: labels.group,
+      style: labels.group === "own" ? (labels.loop === "0" ? "shared" : "window") : labels.group,
       rank: order.indexOf(labels.group),
       loop: Number(labels.loop),
     }))
@@ -47,17 +48,17 @@ export class MemoryPanel {
     this.value.textContent = bytes(ours);
     this.note.textContent = tokens === null ? "held" : `for ${count(tokens)} tokens`;
     const most = Math.max(ours, sequential ?? 0, oneLoop ?? 0);
-    const baseline = (value, style) => (value === null ? [] : [{ name: "whole contexts", bytes: value, style }]);
+    const baseline = (value, style) => (value === null ? [] : [{ name: "whole contexts", group: "own", bytes: value, style }]);
+    const isOwn = groups.some(({ group }) => group === "own");
     this.bars.replaceChildren(
-      ...bar("loops share a cache", groups, most),
+      ...bar(isOwn ? "as it is" : "loops share a cache", groups, most),
       ...bar("every loop its own", baseline(sequential, "sequential"), most),
       ...bar("without loops", baseline(oneLoop, "one-loop"), most));
-    this.more.textContent = this.#comparison(metrics, ours, sequential, groups);
+    this.more.textContent = isOwn ? held(groups) : this.#comparison(metrics, ours, sequential, groups);
   }
 
   #comparison(metrics, ours, sequential, groups) {
-    const held = groups.filter((group) => group.bytes > 0).map((group) => `${group.name} ${bytes(group.bytes)}`);
-    const parts = held.length ? [`${held.join(", ")}.`] : [];
+    const parts = [held(groups)].filter(Boolean);
     if (sequential > 0 && ours > 0) {
       const saved = 1 - ours / sequential;
       parts.push(saved >= 0 ? `${percent(saved)} less than with a cache per loop.` : `${percent(-saved)} more than with a cache per loop: contexts are short.`);
@@ -68,6 +69,12 @@ export class MemoryPanel {
     }
     return parts.join(" ");
   }
+}
+
+/** @param {Part[]} groups @returns {string} those that hold something, as a sentence */
+function held(groups) {
+  const names = groups.filter((group) => group.bytes > 0).map((group) => `${group.name} ${bytes(group.bytes)}`);
+  return names.length ? `${names.join(", ")}.` : "";
 }
 
 /** @param {string} name @param {Part[]} parts @param {number} most bytes of the longest bar @returns {Node[]} */

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -11,8 +12,10 @@ from benchmarks.command import main
 from benchmarks.decode import Plan, Report, measure, modes_of
 from benchmarks.errors import BenchmarkError
 from benchmarks.tables import markdown
+from engine import rank_loading
 from engine.errors import ModelError
 from engine.options import EngineOptions
+from tests.engine.harness import checkpoint
 from tests.make_checkpoint import make_checkpoint, random_config
 
 PLAN = Plan(batches=(1, 3), contexts=(9,), tokens=4, rounds=2)
@@ -46,6 +49,25 @@ def test_one_pass_per_token_against_one_per_loop_and_one_loop(tmp_path: Path, lo
 def test_a_model_without_loops_has_one_mode(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, random_config(plt_num_loops=1), seed=0)
     assert [row.mode for row in report_of(tmp_path).rows] == modes_of(1) * 2
+
+
+def test_loops_that_need_one_another_have_one_way_to_run(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, random_config(plt_num_loops=3, plt_clp_shift=0), seed=0)
+    report = report_of(tmp_path)
+    assert [(row.mode.name, row.passes_per_token) for row in report.rows[:2]] == [
+        ("3 loops, a pass each", 3),
+        ("one loop", 1),
+    ]
+    assert "both executions are the same" in markdown(report)
+
+
+def test_a_cache_per_loop_is_listed_once() -> None:
+    model = checkpoint(loop_cache="own", plt_num_loops=3, plt_clp_shift=0)
+    with model.loop_cache(), mock.patch("benchmarks.decode.load_config", rank_loading.load_config):
+        report = report_of(model.path)
+    assert report.kv_bytes_per_token == 3 * report.kv_bytes_per_token_one_loop
+    assert markdown(report).count("every loop keeps its context") == 1
+    assert {row.mode.num_loops for row in report.rows} == {3, 1}
 
 
 def test_weight_bytes_are_those_of_the_stored_format(tmp_path: Path) -> None:

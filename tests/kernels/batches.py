@@ -32,6 +32,7 @@ def random_case(
     new_rows: tuple[int, ...] = (3, 1, 8),
     floors: bool = False,
     fewer_loops: bool = False,
+    own_contexts: bool = False,
     dtype: torch.dtype = torch.float32,
     cache_dtype: torch.dtype | None = None,
 ) -> KernelCase:
@@ -41,6 +42,7 @@ def random_case(
 
     Args:
         fewer_loops: each sequence has a random number of loops, and an empty table for each that it does not have.
+        own_contexts: every loop has a context of its own, and there are no windows.
     """
     rng = np.random.default_rng(seed)
     most_blocks = max(lengths) // block_size + 1
@@ -72,6 +74,7 @@ def random_case(
         token_ids=torch.zeros(count, dtype=torch.int32),
         positions=torch.tensor(positions, dtype=torch.int32),
         loops=torch.tensor(loops, dtype=torch.int32),
+        windows=torch.tensor(loops, dtype=torch.int32),
         input_slots=torch.zeros(count, dtype=torch.int32),
         output_slots=torch.full((count,), -1, dtype=torch.int32),
         snapshot_blocks=torch.full((count,), -1, dtype=torch.int32),
@@ -79,7 +82,7 @@ def random_case(
         tiles=torch.tensor(tiles, dtype=torch.int32),
         parts=none.view(0, 2),
         part_starts=none,
-        shared_tables=tables[:, 0].contiguous(),
+        context_tables=tables[:, 0].contiguous(),
         window_tables=tables[:, 1:].contiguous(),
         window_first=torch.zeros(len(lengths), num_loops - 1, dtype=torch.int32),
         window_floor=floor,
@@ -87,10 +90,33 @@ def random_case(
         window=window,
         num_decode_tiles=0,
     )
+    if own_contexts:
+        batch = _with_own_contexts(batch, tables)
     queries = torch.from_numpy(rng.standard_normal((count, heads, head_dim), dtype=np.float32)).to(dtype)
     gates = torch.from_numpy(rng.random((count, heads), dtype=np.float32))
     cache = random_cache(rng, shape, dtype if cache_dtype is None else cache_dtype)
     return KernelCase(cache, queries, gates, batch)
+
+
+def _with_own_contexts(batch: RowBatch, tables: torch.Tensor) -> RowBatch:
+    """The same rows, each reading the whole of its loop's keys and nothing else.
+
+    Args:
+        tables: ``[sequences, loops, blocks]``.
+    """
+    num_loops = tables.shape[1]
+    tiles = batch.tiles.clone()
+    tiles[:, 0] = tiles[:, 0] * num_loops + batch.loops[tiles[:, 1].long()]
+    contexts = len(tables) * num_loops
+    return replace(
+        batch,
+        windows=torch.zeros_like(batch.windows),
+        tiles=tiles,
+        context_tables=tables.flatten(0, 1).contiguous(),
+        window_tables=torch.zeros(contexts, 0, 1, dtype=torch.int32),
+        window_first=torch.zeros(contexts, 0, dtype=torch.int32),
+        window_floor=torch.zeros(contexts, 0, dtype=torch.int32),
+    )
 
 
 def random_cache(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> LayerCache:
@@ -109,7 +135,7 @@ def random_cache(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.
 def tiled_for(backend: KernelBackend, case: KernelCase) -> KernelCase:
     """The case with the tiles and parts that a step plan would have for `backend`."""
     batch, group = case.batch, case.queries.shape[1] // case.cache.num_kv_heads
-    tiling = backend.tiling(case.cache.head_dim, group, batch.num_loops, case.queries.dtype)
+    tiling = backend.tiling(case.cache.head_dim, group, batch.decode_rows, case.queries.dtype)
     by_sequence: dict[int, list[list[int]]] = {}
     for tile in batch.tiles.tolist():
         by_sequence.setdefault(tile[0], []).append(tile)
@@ -148,13 +174,13 @@ def rows_alone(case: KernelCase, wanted: list[int]) -> KernelCase:
     chosen = {
         name: getattr(batch, name)[wanted]
         for name in (
-            *("token_ids", "positions", "loops", "input_slots", "output_slots"),
+            *("token_ids", "positions", "loops", "windows", "input_slots", "output_slots"),
             *("snapshot_blocks", "cache_slots"),
         )
     }
     tables = {
         name: getattr(batch, name)[sequence : sequence + 1]
-        for name in ("shared_tables", "window_tables", "window_first", "window_floor")
+        for name in ("context_tables", "window_tables", "window_first", "window_floor")
     }
     one_loop = len(set(chosen["loops"].tolist())) == 1
     tiles = [[0, 0, len(wanted)]] if one_loop else [[0, row, row + 1] for row in range(len(wanted))]

@@ -26,6 +26,7 @@ CASES = st.builds(
     window=st.integers(1, 20),
     floors=st.booleans(),
     fewer_loops=st.booleans(),
+    own_contexts=st.booleans(),
     lengths=st.just((9, 1, 50)),
     new_rows=st.sampled_from([(1, 1, 1), (9, 1, 50), (2, 1, 33)]),
 )
@@ -122,7 +123,7 @@ def test_cpu_does_not_read_keys_and_values_that_are_not_visible(cache_dtype):
     expected = attend(CpuBackend(), case)
     keys, values = case.cache.keys.clone(), case.cache.values.clone()
     for sequence, last in enumerate((20, 2)):
-        block = case.batch.shared_tables[sequence, last // 16]
+        block = case.batch.context_tables[sequence, last // 16]
         keys[block, :, last % 16 + 1 :] = torch.nan
         values[block, :, last % 16 + 1 :] = torch.nan
     poisoned = replace(case, cache=LayerCache(keys, values))

@@ -15,6 +15,8 @@ from planning.formats import formats_of
 from planning.loopcoder import CONFIG
 from planning.memory import CacheOptions
 from planning.plan import Asked, Plan, make_plan
+from planning.report import as_text
+from scheduler.loop_layout import LoopCache
 from server import cli
 from tests.engine.test_config import RELEASED
 
@@ -127,5 +129,25 @@ def test_a_model_without_an_offset_gains_nothing_from_parallel_loops() -> None:
     in_order = replace(CONFIG, loops=replace(CONFIG.loops, offset=0))
     made = make_plan(Asked(in_order, formats, A100, 1024, 8))
     assert made.decode.parallel == made.decode.sequential
+    assert "a pass per loop, always" in as_text(made)
+    assert "sequential" not in as_text(made).partition("Decode step")[2].partition("Prefill")[0]
     with pytest.raises(PlanError, match="must divide"):
         plan(A100, 1024, 1, ranks=3)
+
+
+def test_a_context_per_loop_costs_all_loops_and_is_not_listed_twice() -> None:
+    formats = formats_of(CONFIG, False, "auto", "auto", "none")
+    own = replace(CONFIG, loops=replace(CONFIG.loops, offset=0, window=0, cache=LoopCache.OWN))
+    made = make_plan(Asked(own, formats, A100, 1024, 8))
+    memory, loops = made.memory, CONFIG.loops.num_loops
+    assert memory.kv_per_token["shared"] == memory.kv_per_token["sequential"]
+    assert memory.kv_per_token["shared"] == loops * memory.kv_per_token["one_loop"]
+    shared = make_plan(Asked(CONFIG, formats, A100, 1024, 8))
+    assert memory.fitting["shared"] < shared.memory.fitting["shared"]
+    assert made.decode.parallel.attention > shared.decode.parallel.attention
+    assert made.prefill.parallel == made.prefill.sequential
+    text = as_text(made)
+    assert text.count("a cache per loop") == 2
+    assert "a cache per loop (loopserve)" in text
+    assert "window" not in text
+    assert "sequential" not in text

@@ -16,7 +16,7 @@ from planning.formats import formats_of
 from planning.loopcoder import CONFIG
 from planning.memory import LAYOUTS, CacheOptions, MemoryModel, check_ranks
 from planning.shape import shape_of
-from scheduler.loop_layout import LoopLayout
+from scheduler.loop_layout import LoopCache, LoopLayout
 from scheduler.scheduler import Scheduler, SchedulerLimits
 from scheduler.sequence import Sequence
 from tests.engine.test_config import RELEASED
@@ -94,13 +94,14 @@ def test_the_shape_on_the_pages_is_the_released_models() -> None:
     context=st.integers(20, 300),
     rows=st.sampled_from([40, 200]),
     room=st.integers(1, 12),
+    cache=st.sampled_from(LoopCache),
 )
 @settings(max_examples=60, deadline=None)
 def test_so_many_sequences_really_run_at_once(
-    loops: int, window: int, block_size: int, context: int, rows: int, room: int
+    loops: int, window: int, block_size: int, context: int, rows: int, room: int, cache: LoopCache
 ) -> None:
     """The scheduler takes up all that fit, computes them and preempts none; of longer contexts twice as many don't."""
-    layout = LoopLayout(loops, 1, window, 2, block_size)
+    layout = LoopLayout(loops, 1, window, 2, block_size, cache)
     memory = room * layout.blocks_for(context, rows)
     model = model_of(layout, memory, rows)
     fitting = min(model.fitting(context, "shared"), rows // loops)
@@ -114,7 +115,7 @@ def model_of(layout: LoopLayout, num_blocks: int, rows: int) -> MemoryModel:
     config = replace(
         CONFIG,
         num_layers=layout.num_layers,
-        loops=replace(CONFIG.loops, num_loops=layout.num_loops, window=layout.window),
+        loops=replace(CONFIG.loops, num_loops=layout.num_loops, window=layout.window, cache=layout.cache),
     )
     options = CacheOptions(layout.block_size, rows, prefix_caching=False)
     one = MemoryModel(config, GPU_FORMATS, H100, 1, options)

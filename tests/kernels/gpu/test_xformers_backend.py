@@ -22,6 +22,7 @@ CASES = st.builds(
     window=st.integers(1, 64),
     floors=st.booleans(),
     fewer_loops=st.booleans(),
+    own_contexts=st.booleans(),
     lengths=st.tuples(st.integers(1, 90), st.integers(1, 300), st.integers(1, 20)),
     new_rows=st.sampled_from([(1, 1, 1), (9, 1, 20), (1, 33, 2)]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
@@ -76,7 +77,7 @@ def test_masks_are_the_plain_definition():
         range(len(batch.positions))
     )
     assert plan.windows is not None
-    for part, of_loops in ((plan.shared, range(3)), (plan.windows, range(1, 3))):
+    for part, of_loops in ((plan.contexts, range(3)), (plan.windows, range(1, 3))):
         assert isinstance(part, Gathered)
         places = list(zip(part.blocks.tolist(), part.offsets.tolist(), strict=True))
         mask = mask_of(part)
@@ -94,7 +95,7 @@ def wanted_keys(case: KernelCase, row: int, windows: bool) -> list[tuple[int, in
         int(batch.positions[row]),
         int(batch.loops[row]),
         0,
-        batch.shared_tables[sequence],
+        batch.context_tables[sequence],
     )
     if windows:
         low = max(int(batch.window_floor[sequence, loop - 1]), position - batch.window)

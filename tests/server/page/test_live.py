@@ -136,7 +136,7 @@ def test_the_block_map(page: Watched) -> None:
     blocks = panel(page, "Blocks of the cache")
     picture = blocks.get_by_role("img")
     expect(picture).to_have_attribute(
-        "aria-label", "12 blocks: 5 shared, 2 windows, 4 kept for reuse, 1 free."
+        "aria-label", "12 blocks: 5 of the first loop, 2 of later loops, 4 kept for reuse, 1 free."
     )
     expect(blocks.locator(".legend b")).to_have_text(["5", "2", "4", "1"])
     expect(blocks).to_contain_text("A square is 2 blocks")
