@@ -123,6 +123,20 @@ def load_variants(options: Sequence[EngineOptions], show_progress: bool) -> list
     return [_assemble(rank.under(plan_load(each, rank=0)), Followers()) for each in options]
 
 
+def load_with_more_loops(options: EngineOptions, extra: int, show_progress: bool) -> LoadedModel:
+    """Load a checkpoint as if its config had some more loops, whatever its family calls them; for diagnostics.
+
+    What the loops of the config compute is the same with more after them. Without tensor parallelism.
+
+    Raises:
+        ModelError: the model or an option can't be served; of a model of one loop perhaps only not with more.
+    """
+    plan = plan_load(options, rank=0)
+    loops = plan.config.loops
+    config = replace(plan.config, loops=replace(loops, num_loops=loops.num_loops + extra))
+    return _assemble(load_rank(replace(plan, config=config), None, show_progress), Followers())
+
+
 def _assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:
     """Size and make the cache, on all ranks, and the scheduler over it."""
     plan = rank.plan

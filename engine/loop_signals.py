@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.isolation import is_fatal
+from engine.loop_arithmetic import best_tokens, relative_changes
 from engine.messages import LoopSignals
 from engine.model import LoopedModel
 from engine.runner import ModelRunner
@@ -102,8 +103,7 @@ class SignalSampler:
             torch.tensor([getattr(pair, name) for pair in pairs], device=hidden.device)
             for name in ("before", "row")
         )
-        earlier = hidden[before].double()
-        change = (hidden[rows].double() - earlier).norm(dim=1) / earlier.norm(dim=1)
+        change = relative_changes(hidden[before], hidden[rows])
         gates = torch.stack([gates[rows] for gates in layer_gates]).double().mean(dim=(0, 2))
         best, is_number = self._best(normed)
         usable = is_number[before] & is_number[rows] & change.isfinite() & gates.isfinite()
@@ -125,8 +125,8 @@ class SignalSampler:
 
     def _best(self, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Per row, the most probable token, and whether there is one."""
-        tops = [self._model.logits(part).max(dim=1) for part in normed.split(SCORED_ROWS)]
-        return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops]).isfinite()
+        tops = [best_tokens(self._model.logits(part)) for part in normed.split(SCORED_ROWS)]
+        return torch.cat([best for best, _ in tops]), torch.cat([is_number for _, is_number in tops])
 
 
 def is_comparable(plan: StepPlan) -> bool:
