@@ -1,11 +1,11 @@
 """From what was measured to a report."""
 
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 
 from diagnostics.corpus import Corpus
@@ -19,6 +19,8 @@ from diagnostics.verdict import decide
 from engine.config import parameter_count
 from engine.options import EngineOptions
 
+PACKAGES = ("loopserve", "torch", "numpy", "numba", "tokenizers")
+"""Whose versions have a part in the numbers."""
 SHARED = ("output_shift", "attention_kl", "token_change")
 """Quantities of which the paper gives each loop's share."""
 
@@ -29,7 +31,6 @@ def assemble(
     files: list[Path],
     options: EngineOptions,
     notes: list[str],
-    version: str,
 ) -> Report:
     """Put everything together.
 
@@ -37,7 +38,6 @@ def assemble(
         files: as given.
         options: the model was loaded with.
         notes: what was left out so far.
-        version: of loopserve.
     """
     plan, own_loops = measured.plan, measured.own_loops
     estimates = Estimates.of(measured.documents, plan.seed)
@@ -69,7 +69,7 @@ def assemble(
             predicted_tokens=predicted,
         ),
         settings=_settings(measured, options),
-        versions=_versions(version),
+        versions=_versions(),
         has_extra_loop=measured.num_loops > own_loops,
         metrics=metrics,
         gates=_mean_gates(measured),
@@ -124,13 +124,14 @@ def _settings(measured: Measured, options: EngineOptions) -> dict[str, Any]:
     }
 
 
-def _versions(version: str) -> dict[str, str]:
-    return {
-        "loopserve": version,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"  # running from a tree that was never installed
+    return found
 
 
 def _mean_gates(measured: Measured) -> list[list[list[float]] | None]:

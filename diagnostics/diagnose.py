@@ -34,7 +34,7 @@ def engine_options(options: EngineOptions, plan: Plan) -> EngineOptions:
     )
 
 
-def diagnose(options: EngineOptions, files: list[Path], plan: Plan, version: str) -> Report:
+def diagnose(options: EngineOptions, files: list[Path], plan: Plan) -> Report:
     """Diagnose a model on some texts.
 
     Raises:
@@ -54,7 +54,7 @@ def diagnose(options: EngineOptions, files: list[Path], plan: Plan, version: str
     if not measured.documents:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in corpus.skipped.items())
         raise DiagnosticsError(f"--data has no document that can be measured ({reasons})")
-    return assemble(measured, corpus, files, options, notes, version)
+    return assemble(measured, corpus, files, options, notes)
 
 
 def _load(options: EngineOptions, plan: Plan, notes: list[str]) -> tuple[LoadedModel, int]:

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+MOST_DOCUMENTS = 10_000
+"""A few hundred bytes of each are kept until the end."""
+MOST_TOKENS = 65_536
+"""The states of all loops of a document are in memory at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

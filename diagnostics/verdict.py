@@ -56,8 +56,11 @@ def decide(estimates: Estimates, num_loops: int, num_tokens: int) -> Verdict:
     documents = "1 document" if estimates.num_documents == 1 else f"{estimates.num_documents:,} documents"
     lead_in = f"On {documents} ({num_tokens:,} predicted tokens)"
     if num_loops == 1:
-        sentence = f"{lead_in} the loss is {losses[0]:.4f} nats per token. The model has one loop: there is nothing to choose."
-        return Verdict(1, None, None, None, "one loop", None, [sentence])
+        sentences = [
+            f"{lead_in} the loss is {losses[0]:.4f} nats per token.",
+            "The model has one loop: there is nothing to choose.",
+        ]
+        return Verdict(1, None, None, None, "one loop", None, sentences)
     runner_up = order[1]
     lead, share = _lead(estimates, best, runner_up, num_loops)
     certainty = _certainty(estimates, best, num_loops)
