@@ -59,7 +59,7 @@ def assemble(
     return Report(
         model=_model_facts(measured, options),
         corpus=CorpusFacts(
-            files=[str(file) for file in files],
+            files=[file.name for file in files],
             found=corpus.found,
             is_complete=corpus.is_complete,
             used=len(measured.documents),

@@ -11,6 +11,8 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
+from operator import itemgetter
 from pathlib import Path
 
 from diagnostics.errors import DiagnosticsError
@@ -24,13 +26,16 @@ LINES_SUFFIX = ".jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a document is: a whole file, or the line of a `.jsonl` file that begins at byte `offset`."""
+    """Where a document is.
+
+    Attributes:
+        name: for reports, which say nothing of where on this machine the files are.
+        offset: byte at which its line of a `.jsonl` file begins; None if it is the whole file.
+    """
 
     path: Path
+    name: str
     offset: int | None = None
-
-    def __str__(self) -> str:
-        return str(self.path) if self.offset is None else f"{self.path}, byte {self.offset}"
 
 
 @dataclass(slots=True)
@@ -91,7 +96,7 @@ def choose(paths: list[Path], most: int, seed: int) -> Corpus:
         raise DiagnosticsError(
             "--data names no document: give text files, .jsonl files or directories of them"
         )
-    return Corpus([place for _, place in sorted(kept, key=lambda entry: entry[0])], found, is_complete)
+    return Corpus([place for _, place in sorted(kept, key=itemgetter(0))], found, is_complete)
 
 
 def _places(paths: list[Path]) -> Iterator[Place]:
@@ -99,10 +104,11 @@ def _places(paths: list[Path]) -> Iterator[Place]:
         if not path.exists():
             raise DiagnosticsError(f"--data {path}: there is no such file or directory")
         for file in _files(path):
+            name = str(Path(path.name, file.relative_to(path))) if path.is_dir() else file.name
             if file.suffix == LINES_SUFFIX:
-                yield from _lines(file)
+                yield from (Place(file, f"{name}, line {number}", offset) for number, offset in _lines(file))
             else:
-                yield Place(file)
+                yield Place(file, name)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -120,11 +126,11 @@ def _files(path: Path) -> Iterator[Path]:
                 yield file
 
 
-def _lines(file: Path) -> Iterator[Place]:
-    """The lines of a file that are not blank, however long."""
+def _lines(file: Path) -> Iterator[tuple[int, int]]:
+    """Number, from 1, and offset of each line of a file that is not blank, however long."""
     try:
         with file.open("rb") as lines:
-            while True:
+            for number in count(1):
                 offset = lines.tell()
                 piece = lines.readline(MAX_DOCUMENT_BYTES)
                 if not piece:
@@ -134,7 +140,7 @@ def _lines(file: Path) -> Iterator[Place]:
                     piece = lines.readline(MAX_DOCUMENT_BYTES)
                     is_blank = is_blank and not piece.strip()
                 if not is_blank:
-                    yield Place(file, offset)
+                    yield number, offset
     except OSError as error:
         raise _unreadable(file, error) from None
 

@@ -50,7 +50,7 @@ def diagnose(options: EngineOptions, files: list[Path], plan: Plan) -> Report:
     with tqdm(corpus.texts(), "Documents", len(corpus.places), file=sys.stderr, disable=None) as texts:
         for place, text in texts:
             if text is not None:
-                measured.add(str(place), text, corpus)
+                measured.add(place.name, text, corpus)
     if not measured.documents:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in corpus.skipped.items())
         raise DiagnosticsError(f"--data has no document that can be measured ({reasons})")

@@ -19,8 +19,10 @@ from diagnostics.tables import (
     summary,
 )
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 CLEAR_GAIN = 0.5
 """Nats from which on a token's change of loss is coloured fully."""
+NEW_LINE = "↵"
 CHARS_SHOWN = 40
 """Of a token, in titles."""
 COURSES: dict[Group, list[str]] = {
@@ -49,7 +51,7 @@ def html(report: Report) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
         f"<h1>{escape(title)}</h1><p>{escape(summary(report))}</p>{''.join(sections)}</main></body></html>\n"
     )
@@ -105,7 +107,7 @@ def _metrics(report: Report, group: Group) -> str:
     if group == "prediction" and report.shares:
         head, cells_of = shares_rows(report)
         shares = "<h3>Shares of the loops after the first</h3>" + _table(head, cells_of)
-    return _figure(drawn, caption) + _raw_table([escape(name) for name in header], rows) + shares
+    return _figure(drawn, caption) + _raw_table([escape(name) for name in header], rows, "metrics") + shares
 
 
 def _gates(report: Report) -> str:
@@ -136,9 +138,8 @@ def _excerpt(excerpt: Excerpt) -> str:
 
 def _token(token: ExcerptToken) -> str:
     """A token in its place, with what each loop said as its title."""
-    text = escape(token.text)
     if not token.losses:
-        return text
+        return escape(token.text)
     lines = [f"{_quoted(token.text)}"]
     for loop, (said, loss) in enumerate(zip(token.said, token.losses, strict=True), start=1):
         lines.append(f"loop {loop}: {_quoted(said)}, loss {loss:.3f}")
@@ -146,7 +147,15 @@ def _token(token: ExcerptToken) -> str:
     classes = ["gain" if token.last_gain >= 0 else "loss"] + ["changed"] * token.last_loop_changed
     strength = round(min(1.0, abs(token.last_gain) / CLEAR_GAIN) * 100)
     title = escape("\n".join(lines), quote=True)
-    return f'<span class="{" ".join(classes)}" style="--g:{strength}%" title="{title}">{text}</span>'
+    # A line break within would leave the rest of the frame on the next line, so it stays outside, and a sign inside.
+    first, *others = token.text.split("\n")
+    parts = [first + NEW_LINE * bool(others), *others]
+    return "\n".join(
+        f'<span class="{" ".join(classes)}" style="--g:{strength}%" title="{title}">{escape(part)}</span>'
+        if part
+        else ""
+        for part in parts
+    )
 
 
 def _quoted(text: str) -> str:

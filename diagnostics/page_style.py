@@ -22,10 +22,13 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .
 th, td { padding: .3rem .7rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; padding-left: 0; }
-td:has(em) { text-align: left; min-width: 15rem; }
+.metrics td:last-child, .metrics th:last-child { text-align: left; }
+.metrics td:last-child { min-width: 15rem; }
+.metrics td:first-child { min-width: 9rem; }
 td small { display: block; color: var(--soft); font-size: .75rem; white-space: nowrap; }
-.facts td { text-align: left; font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .8rem;
+.facts td { text-align: left; padding-top: .1rem; padding-bottom: .1rem; font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .8rem;
   overflow-wrap: anywhere; }
+.facts td:first-child { white-space: nowrap; }
 .text { font: .85rem/1.75 ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
   border: 1px solid var(--line); border-radius: .4rem; padding: .8rem; margin: 0; }
 .gain, .loss { border-radius: .15rem; }

@@ -5,8 +5,8 @@ import re
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from diagnostics.report import MetricValues, Report
 from diagnostics.tables import loop_names
@@ -15,6 +15,9 @@ INK = "#010203"
 """Drawn by matplotlib, then replaced by the page's text colour."""
 GAIN, COST, OTHER = "#2a9d6f", "#d1603d", "#4a86c5"
 """Seen well on light and on dark."""
+GATE_COLOURS = mpl.colormaps["viridis"].resampled(20)
+MOST_SHAPES = 4096
+MOST_TICKS = 16
 _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -64,15 +67,18 @@ def gate_maps(report: Report) -> str | None:
         figure = Figure(figsize=(width, 1.1 + min(5.0, 0.24 * layers)), layout="constrained")
         panels = figure.subplots(1, len(maps), squeeze=False)[0]
         for axes, (loop, gates) in zip(panels, maps, strict=True):
-            image = axes.imshow(gates, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+            # Shapes, but for a map of so many that a picture is smaller.
+            image = axes.pcolormesh(
+                gates, vmin=0, vmax=1, cmap=GATE_COLOURS, rasterized=layers * heads > MOST_SHAPES
+            )
+            axes.invert_yaxis()
             axes.set_title(f"loop {names[loop - 1]}")
-            axes.set_xlabel("head")
-            axes.set_ylabel("layer")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(integer=True))
+            _number(axes.xaxis, "head", heads)
+            _number(axes.yaxis, "layer", layers)
             if layers * heads <= 160:
                 _write_values(axes, gates)
         bar = figure.colorbar(image, ax=list(panels))
+        bar.solids.set_rasterized(False)
         bar.set_label("0: window, 1: context")
         return _svg(figure)
 
@@ -109,11 +115,22 @@ def _line(axes: Axes, report: Report, metric: MetricValues) -> None:
     axes.set_title(metric.label + (f", {metric.unit}" if metric.unit else ""))
 
 
+def _number(axis: Axis, label: str, count: int) -> None:
+    """Tick the middles of cells, not more of them than there is room for."""
+    step = 1 + count // MOST_TICKS
+    axis.set_ticks(
+        [cell + 0.5 for cell in range(0, count, step)], [str(cell) for cell in range(0, count, step)]
+    )
+    axis.set_label_text(label)
+
+
 def _write_values(axes: Axes, gates: list[list[float]]) -> None:
     for layer, row in enumerate(gates):
         for head, gate in enumerate(row):
             colour = "#111111" if gate > 0.6 else "#ffffff"
-            axes.text(head, layer, f"{gate:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            axes.text(
+                head + 0.5, layer + 0.5, f"{gate:.2f}", ha="center", va="center", fontsize=7, color=colour
+            )
 
 
 def _svg(figure: Figure) -> str:

@@ -39,7 +39,7 @@ class CorpusFacts:
     """What it was diagnosed on.
 
     Attributes:
-        files: as given.
+        files: names of what was given.
         found: documents in them, of which at most as many as wanted were drawn.
         is_complete: False if there were too many to look at all.
         used: documents measured.
