@@ -26,7 +26,8 @@ td:first-child, th:first-child { text-align: left; padding-left: 0; }
 .metrics td:last-child { min-width: 15rem; }
 .metrics td:first-child { min-width: 9rem; }
 td small { display: block; color: var(--soft); font-size: .75rem; white-space: nowrap; }
-.facts td { text-align: left; padding-top: .1rem; padding-bottom: .1rem; font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .8rem;
+.facts td { text-align: left; padding-top: .1rem; padding-bottom: .1rem;
+  font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .8rem;
   overflow-wrap: anywhere; }
 .facts td:first-child { white-space: nowrap; }
 .text { font: .85rem/1.75 ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere;

@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ GAIN, COST, OTHER = "#2a9d6f", "#d1603d", "#4a86c5"
 GATE_COLOURS = mpl.colormaps["viridis"].resampled(20)
 MOST_SHAPES = 4096
 MOST_TICKS = 16
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -78,7 +79,8 @@ def gate_maps(report: Report) -> str | None:
             if layers * heads <= 160:
                 _write_values(axes, gates)
         bar = figure.colorbar(image, ax=list(panels))
-        bar.solids.set_rasterized(False)
+        if bar.solids is not None:
+            bar.solids.set_rasterized(False)
         bar.set_label("0: window, 1: context")
         return _svg(figure)
 
