@@ -25,7 +25,10 @@ def add_states(sums: Sums, kind: str, states: Sequence[torch.Tensor], offset: in
         _add_mean(sums, f"relative_step_{kind}", loop, relative_changes(before, now))
         steps = [*steps[-1:], now.double() - before.double()]
         if len(steps) == 2:
-            _add_mean(sums, f"update_alignment_{kind}", loop, _cosines(*steps))
+            # The first positions of a text have nothing to their left: loop 3 finds there what loop 2 found, and each
+            # further loop the same at `offset` positions more. A step of zero has no direction.
+            moving = slice((loop - 2) * offset, None)
+            _add_mean(sums, f"update_alignment_{kind}", loop, _cosines(steps[0][moving], steps[1][moving]))
         sizes = step_sizes(before, now)
         _add_mean(sums, f"step_size_{kind}", loop, sizes)
         if loop > 1:
