@@ -57,7 +57,12 @@ def diagnose_model(
         ),
     ] = _DEFAULT.most_documents,
     max_tokens: Annotated[
-        int, typer.Option(min=2, max=MOST_TOKENS, help="Tokens of a document; the rest is left out.")
+        int,
+        typer.Option(
+            min=2,
+            max=MOST_TOKENS,
+            help="Tokens of a document, at most the model's maximum; the rest is left out.",
+        ),
     ] = _DEFAULT.most_tokens,
     attention_positions: Annotated[
         int,

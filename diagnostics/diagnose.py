@@ -1,6 +1,7 @@
 """From a checkpoint and files to a report, one document at a time."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,8 +13,9 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measured import Measured
 from diagnostics.plan import Plan
 from diagnostics.report import Report
+from engine.config import load_config
 from engine.errors import CheckpointError
-from engine.loading import LoadedModel, load_model, load_with_more_loops
+from engine.loading import LoadedModel, load_model
 from engine.options import EngineOptions
 from engine.tokenizer import Tokenizer
 
@@ -42,11 +44,13 @@ def diagnose(options: EngineOptions, files: list[Path], plan: Plan) -> Report:
         DiagnosticsError: the texts can't be used.
     """
     corpus = choose(files, plan.most_documents, plan.seed)
+    config = load_config(Path(options.model_dir), options.model_overrides)
+    plan = replace(plan, most_tokens=min(plan.most_tokens, config.max_position_embeddings))
     tokenizer = Tokenizer.load(Path(options.model_dir))
     options = engine_options(options, plan)
     notes: list[str] = []
-    model, own_loops = _load(options, plan, notes)
-    measured = Measured(model, tokenizer, plan, own_loops)
+    own_loops = config.loops.num_loops
+    measured = Measured(_load(options, plan, own_loops, notes), tokenizer, plan, own_loops)
     with tqdm(corpus.texts(), "Documents", len(corpus.places), file=sys.stderr, disable=None) as texts:
         for place, text in texts:
             if text is not None:
@@ -57,26 +61,20 @@ def diagnose(options: EngineOptions, files: list[Path], plan: Plan) -> Report:
     return assemble(measured, corpus, files, options, notes)
 
 
-def _load(options: EngineOptions, plan: Plan, notes: list[str]) -> tuple[LoadedModel, int]:
-    """The model with an extra loop if it can have one, and how many loops are its own."""
+def _load(options: EngineOptions, plan: Plan, own_loops: int, notes: list[str]) -> LoadedModel:
+    """The model, with an extra loop if it can have one."""
     if not plan.extra_loop:
-        why = "it was not asked for"
+        notes.append(_no_extra_loop("it was not asked for"))
     elif options.kv_cache_dtype == "fp8":
-        why = "it would take part in choosing the scales of an fp8 cache"
+        notes.append(_no_extra_loop("it would take part in choosing the scales of an fp8 cache"))
     else:
         try:
-            model = load_with_more_loops(options, 1, show_progress=True)
-            return model, model.config.loops.num_loops - 1
+            return load_model(options, show_progress=True, more_loops=1)
         except CheckpointError:
-            why = "the checkpoint lacks what a second loop needs (its gates)"
-            model = load_model(options, show_progress=True)
-            if model.config.loops.num_loops > 1:
+            if own_loops > 1:
                 raise
-            notes.append(_no_extra_loop(why))
-            return model, 1
-    model = load_model(options, show_progress=True)
-    notes.append(_no_extra_loop(why))
-    return model, model.config.loops.num_loops
+            notes.append(_no_extra_loop("the checkpoint lacks what a second loop needs, its gates"))
+    return load_model(options, show_progress=True)
 
 
 def _no_extra_loop(why: str) -> str:

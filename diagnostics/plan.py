@@ -14,7 +14,7 @@ class Plan:
 
     Attributes:
         most_documents: drawn from the files.
-        most_tokens: of a document; what is longer is cut.
+        most_tokens: of a document, if the model can have so many; what is longer is cut.
         attention_positions: positions of a document whose attention weights are looked at; 0 for none.
         extra_loop: also apply the layers once more than the model has loops, for the last fixed-point gap.
         excerpts, excerpt_tokens: documents shown token by token, and how much of each.

@@ -47,14 +47,21 @@ class LoadedModel:
     ready: EngineReady
 
 
-def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
+def load_model(options: EngineOptions, show_progress: bool, more_loops: int = 0) -> LoadedModel:
     """Load a checkpoint and size the cache; with tensor parallelism, also start the other ranks.
 
+    Args:
+        more_loops: than the config has, whatever its family calls them; only for looking at, and without tensor
+            parallelism. What the config's loops compute is the same with more after them.
+
     Raises:
-        ModelError: the model or an option can't be served.
+        ModelError: the model or an option can't be served; of a model of one loop perhaps only not with more.
         EngineDeadError: another rank failed.
     """
     plan = plan_load(options, rank=0)
+    loops = plan.config.loops
+    config = replace(plan.config, loops=replace(loops, num_loops=loops.num_loops + more_loops))
+    plan = replace(plan, config=config)
     followers = Followers.start(options)
     try:
         rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)
@@ -121,20 +128,6 @@ def load_variants(options: Sequence[EngineOptions], show_progress: bool) -> list
     """
     rank = load_rank(plan_load(options[0], rank=0), None, show_progress)
     return [_assemble(rank.under(plan_load(each, rank=0)), Followers()) for each in options]
-
-
-def load_with_more_loops(options: EngineOptions, extra: int, show_progress: bool) -> LoadedModel:
-    """Load a checkpoint as if its config had some more loops, whatever its family calls them; for diagnostics.
-
-    What the loops of the config compute is the same with more after them. Without tensor parallelism.
-
-    Raises:
-        ModelError: the model or an option can't be served; of a model of one loop perhaps only not with more.
-    """
-    plan = plan_load(options, rank=0)
-    loops = plan.config.loops
-    config = replace(plan.config, loops=replace(loops, num_loops=loops.num_loops + extra))
-    return _assemble(load_rank(replace(plan, config=config), None, show_progress), Followers())
 
 
 def _assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:

@@ -11,7 +11,7 @@ from diagnostics.measured import Measured
 from diagnostics.metrics import Sums
 from diagnostics.plan import Plan
 from diagnostics.states import RANK_WINDOW
-from engine.loading import load_model, load_with_more_loops
+from engine.loading import load_model
 from engine.options import EngineOptions
 from engine.tokenizer import Tokenizer
 from tests import oracle
@@ -39,7 +39,7 @@ def measured_of(model: Checkpoint, plan: Plan, extra: int = 1, **options: Any) -
     """Ready to measure documents, with small blocks so that windows cross them."""
     values = {"model_dir": str(model.path), "block_size": 4, "max_rows_per_step": 64, **options}
     wanted = engine_options(EngineOptions(**values), plan)
-    loaded = load_with_more_loops(wanted, extra, False) if extra else load_model(wanted, False)
+    loaded = load_model(wanted, False, more_loops=extra)
     return Measured(loaded, Tokenizer.load(model.path), plan, model.config["plt_num_loops"])
 
 
