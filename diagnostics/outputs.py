@@ -8,7 +8,9 @@ import torch
 from diagnostics.metrics import Sums
 from engine.loop_arithmetic import best_tokens
 from engine.model import LoopedModel
-from engine.sampler import SCORED_ROWS
+
+MOST_SCORES = 1 << 22
+"""Logits of a loop that are in memory at once, rows times vocabulary; a few times as many float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,9 @@ def predict(model: LoopedModel, normed: Sequence[torch.Tensor], tokens: torch.Te
         normed: h(1), h(2), … as the head wants them, ``[tokens, hidden]`` each.
         tokens: int64 ``[tokens]``, at least two.
     """
-    parts = []
-    for start in range(0, len(tokens) - 1, SCORED_ROWS):
-        rows = slice(start, min(start + SCORED_ROWS, len(tokens) - 1))
+    parts, count = [], max(1, MOST_SCORES // model.config.vocab_size)
+    for start in range(0, len(tokens) - 1, count):
+        rows = slice(start, min(start + count, len(tokens) - 1))
         targets = tokens[rows.start + 1 : rows.stop + 1]
         parts.append(_predict_rows([model.logits(states[rows]) for states in normed], targets))
     return Predictions(
