@@ -12,7 +12,7 @@ from diagnostics.corpus import Corpus
 from diagnostics.estimates import LEVEL, RESAMPLES, Estimates
 from diagnostics.measured import Measured
 from diagnostics.metrics import METRICS
-from diagnostics.report import CorpusFacts, MetricValues, ModelFacts, Report, shares
+from diagnostics.report import CorpusFacts, DocumentLosses, MetricValues, ModelFacts, Report, shares
 from diagnostics.serving_cost import PROMPT_TOKENS, ServingCost, serving_costs
 from diagnostics.states import RANK_WINDOW
 from diagnostics.verdict import decide
@@ -76,9 +76,18 @@ def assemble(
         shares={key: values for key, values in found_shares.items() if values is not None},
         serving=_serving(measured),
         verdict=decide(estimates, own_loops, predicted),
+        documents=_documents(measured),
         excerpts=measured.excerpts,
         notes=[*notes, *_notes(measured)],
     )
+
+
+def _documents(measured: Measured) -> list[DocumentLosses]:
+    loops = range(1, measured.num_loops + 1)
+    return [
+        DocumentLosses(source, sums.count("loss", 1), [sums.mean("loss", loop) for loop in loops])
+        for source, sums in zip(measured.sources, measured.documents, strict=True)
+    ]
 
 
 def _model_facts(measured: Measured, options: EngineOptions) -> ModelFacts:

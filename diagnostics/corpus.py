@@ -1,8 +1,8 @@
 """Documents from files: what they are, which of them are read, and bounds on everything.
 
 A text file is one document. A `.jsonl` file has one per line, in the `text` field of an object. A directory stands for
-the files under it, sorted by path; hidden names and symbolic links are left out. If there are more documents than
-wanted, a uniform sample of them is read (reservoir sampling, Vitter 1985, seeded), in their order.
+the files under it, sorted by path; hidden names, symbolic links and Python's caches are left out. If there are more
+documents than wanted, a uniform sample of them is read (reservoir sampling, Vitter 1985, seeded), in their order.
 """
 
 import json
@@ -119,7 +119,7 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         for name in sorted(names):
             file = Path(folder, name)
             if not name.startswith(".") and file.is_file() and not file.is_symlink():

@@ -23,6 +23,7 @@ class Measured:
 
     Attributes:
         documents: one entry of sums each.
+        sources: their names.
         gates: float64 ``[loops, layers, heads]``, sums over all positions.
         tokens: positions in all.
         cut: documents that were longer.
@@ -37,6 +38,7 @@ class Measured:
         config = model.config
         self.num_loops = config.loops.num_loops
         self.documents: list[Sums] = []
+        self.sources: list[str] = []
         self.gates = np.zeros((self.num_loops, config.num_layers, config.num_heads))
         self.tokens = 0
         self.cut = 0
@@ -62,6 +64,7 @@ class Measured:
             corpus.skipped["the model's numbers were not finite"] += 1
             return
         self.documents.append(sums)
+        self.sources.append(source)
         self.gates += states.gates.cpu().numpy()
         self.tokens += len(kept)
         self.cut += len(ids) > most or len(text) > most * MAX_CHARS_PER_TOKEN

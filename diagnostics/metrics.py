@@ -167,6 +167,10 @@ class Sums:
         self.totals[INDEX[key], loop - 1] += total
         self.counts[INDEX[key], loop - 1] += count
 
+    def count(self, key: str, loop: int) -> int:
+        """Over how many things."""
+        return int(self.counts[INDEX[key], loop - 1])
+
     def mean(self, key: str, loop: int) -> float:
         """NaN if nothing was added."""
         count = self.counts[INDEX[key], loop - 1]

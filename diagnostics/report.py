@@ -59,6 +59,21 @@ class CorpusFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentLosses:
+    """One document, so that reports of several models on the same texts can be compared pair by pair.
+
+    Attributes:
+        source: its name.
+        predicted_tokens: of which a loss was taken.
+        losses: their mean after each loop, nats.
+    """
+
+    source: str
+    predicted_tokens: int
+    losses: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class MetricValues:
     """One quantity; `values` has one entry per loop of the report, None where it does not exist."""
 
@@ -125,6 +140,7 @@ class Report:
     shares: dict[str, list[float]]
     serving: list[ServingCost]
     verdict: Verdict
+    documents: list[DocumentLosses]
     excerpts: list[Excerpt]
     notes: list[str]
 

@@ -35,7 +35,8 @@ def test_a_directory_stands_for_its_plain_files(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "sub").mkdir(parents=True)
     (data / ".hidden").mkdir()
-    for name in ("b.txt", "a.txt", "sub/c.txt", ".secret", ".hidden/d.txt"):
+    (data / "__pycache__").mkdir()
+    for name in ("b.txt", "a.txt", "sub/c.txt", ".secret", ".hidden/d.txt", "__pycache__/x"):
         (data / name).write_text(name)
     (data / "link.txt").symlink_to(data / "a.txt")
     (tmp_path / "outside").mkdir()
