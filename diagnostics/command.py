@@ -118,12 +118,11 @@ def diagnose_model(
     report = diagnose(options, [*data, *(more_data or [])], plan)
     # A file or a pipe has no width: tables are not folded there.
     show(report, Console(width=None if sys.stdout.isatty() else 200))
-    report.write_json(output / JSON_NAME)
-    written = [output / JSON_NAME]
+    texts = {output / JSON_NAME: report.json()}
     if page is not None:
-        page.write_html(report, output / HTML_NAME)
-        written.append(output / HTML_NAME)
-    print(f"Written: {', '.join(map(str, written))}")
+        texts[output / HTML_NAME] = page.html(report)
+    _write(texts)
+    print(f"Written: {', '.join(map(str, texts))}")
 
 
 def main(arguments: list[str]) -> None:
@@ -153,6 +152,14 @@ def _make(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiagnosticsError(f"--output {directory} can't be made: {error.strerror}") from None
+
+
+def _write(texts: dict[Path, str]) -> None:
+    for path, text in texts.items():
+        try:
+            path.write_text(text, encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise DiagnosticsError(f"{path} can't be written: {error.strerror}") from None
 
 
 def _json_object(text: str) -> dict[str, object]:

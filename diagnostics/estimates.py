@@ -12,6 +12,7 @@ from diagnostics.metrics import INDEX, METRICS, Sums
 
 RESAMPLES = 1000
 LEVEL = 0.95
+LEVEL_TEXT = f"{LEVEL * 100:.0f} %"
 _PART = 50
 """Resamples drawn at once, which bounds memory."""
 

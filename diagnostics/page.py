@@ -2,10 +2,9 @@
 
 import json
 from html import escape
-from pathlib import Path
 
 from diagnostics import plots
-from diagnostics.estimates import LEVEL
+from diagnostics.estimates import LEVEL_TEXT
 from diagnostics.metrics import METRICS, Group
 from diagnostics.page_style import STYLE
 from diagnostics.report import Excerpt, ExcerptToken, Report
@@ -30,11 +29,6 @@ COURSES: dict[Group, list[str]] = {
     "states": ["step_size_normed", "update_alignment_normed", "effective_rank_normed"],
     "attention": ["attention_entropy", "attention_kl", "head_rank"],
 }
-
-
-def write_html(report: Report, path: Path) -> None:
-    """Write the page."""
-    path.write_text(html(report), encoding="utf-8", errors="replace")
 
 
 def html(report: Report) -> str:
@@ -78,7 +72,7 @@ def _gain_and_cost(report: Report) -> str:
             plots.gain_and_cost(report),
             "Gain: how much lower a loop's loss is than that of the loop before. Offset cost: how far the state that "
             f"a loop reads ({kind}, {report.model.offset} to the left) lies from that of its own position. The two "
-            f"have no common unit: only their course can be compared. Lines: {LEVEL:.0%} intervals.{extra}",
+            f"have no common unit: only their course can be compared. Lines: {LEVEL_TEXT} intervals.{extra}",
         )
         + "<h3>What serving so many loops costs</h3>"
         + _table(header, rows)

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from diagnostics.estimates import Estimate
@@ -152,13 +151,10 @@ class Report:
     def metric(self, key: str) -> MetricValues:
         return next(metric for metric in self.metrics if metric.key == key)
 
-    def as_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
-
-    def write_json(self, path: Path) -> None:
+    def json(self) -> str:
         """Numbers that are none don't exist in JSON, and none are here."""
-        text = json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8", errors="replace")
+        values = {"schema": SCHEMA, **asdict(self)}
+        return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def shares(values: MetricValues, loops: int) -> list[float] | None:

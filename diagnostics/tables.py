@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diagnostics.estimates import LEVEL, Estimate
+from diagnostics.estimates import LEVEL_TEXT, Estimate
 from diagnostics.metrics import METRICS, Group
 from diagnostics.report import Report
 from diagnostics.serving_cost import PROMPT_TOKENS
@@ -94,7 +94,7 @@ def shares_rows(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def _metrics_table(report: Report, group: Group, title: str) -> Table:
-    table = Table(title=f"{title} (mean, {LEVEL:.0%} interval)", title_justify="left")
+    table = Table(title=f"{title} (mean, {LEVEL_TEXT} interval)", title_justify="left")
     table.add_column("")
     for name in loop_names(report):
         table.add_column(f"loop {name}", justify="right")

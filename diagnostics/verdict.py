@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from diagnostics.estimates import LEVEL, Estimate, Estimates, interval
+from diagnostics.estimates import LEVEL_TEXT, Estimate, Estimates, interval
 
 FEW_DOCUMENTS = 20
 """Below so many, percentile intervals are known to be too narrow (they hold the truth less often than they say)."""
@@ -155,7 +155,7 @@ def _how_sure(
 def _in_words(lead: Estimate) -> str:
     if lead.low is None:
         return ""
-    return f" ({LEVEL:.0%} interval {lead.low:.4f} to {lead.high:.4f})"
+    return f" ({LEVEL_TEXT} interval {lead.low:.4f} to {lead.high:.4f})"
 
 
 def _loops(count: int) -> str:

@@ -58,10 +58,7 @@ def load_model(options: EngineOptions, show_progress: bool, more_loops: int = 0)
         ModelError: the model or an option can't be served; of a model of one loop perhaps only not with more.
         EngineDeadError: another rank failed.
     """
-    plan = plan_load(options, rank=0)
-    loops = plan.config.loops
-    config = replace(plan.config, loops=replace(loops, num_loops=loops.num_loops + more_loops))
-    plan = replace(plan, config=config)
+    plan = plan_load(options, rank=0, more_loops=more_loops)
     followers = Followers.start(options)
     try:
         rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)

@@ -15,7 +15,7 @@ from pathlib import Path
 from diagnostics.diagnose import diagnose
 from diagnostics.estimates import Estimates, interval
 from diagnostics.metrics import Sums
-from diagnostics.page import write_html
+from diagnostics.page import html
 from diagnostics.plan import Plan
 from diagnostics.report import Report
 from engine.options import EngineOptions
@@ -84,9 +84,11 @@ def _row(name: str, report: Report, most: int, above: str) -> list[str]:
 
 def _differences(reports: list[Report]) -> list[str]:
     """Of each model's last loss from the lowest, by documents that all have measured."""
+    texts = [[(each.source, each.predicted_tokens) for each in report.documents] for report in reports]
+    if any(text != texts[0] for text in texts):
+        raise ValueError("the reports are of different texts, or were cut differently")
     documents = []
     for of_one in zip(*(report.documents for report in reports), strict=True):
-        assert len({(document.source, document.predicted_tokens) for document in of_one}) == 1, "other texts"
         sums = Sums(len(reports))
         for number, (report, document) in enumerate(zip(reports, of_one, strict=True), start=1):
             count = document.predicted_tokens
@@ -118,7 +120,7 @@ def main() -> None:
     reports: dict[str, Report] = {}
     for model in args.models:
         report = diagnose(EngineOptions(model_dir=str(model)), files, plan)
-        write_html(report, folder / f"{model.name}.html")
+        (folder / f"{model.name}.html").write_text(html(report), encoding="utf-8")
         reports[model.name] = report
         sys.stdout.write(f"{model.name}: {' '.join(report.verdict.sentences)}\n")
     (any_report, *_) = reports.values()

@@ -165,6 +165,7 @@ def test_memory_does_not_grow_with_the_number_of_documents() -> None:
         (["--data", "{data}", "--model-overrides", "["], "JSON object"),
         (["--data", "{data}", "--max-tokens", "1"], "--max-tokens"),
         (["--data", "{data}", "--output", "{data}/0.txt/x"], "can't be made"),
+        (["--data", "{data}", "--max-rows-per-step", "2"], "need at least 3"),
         ([], "--data"),
     ],
 )
@@ -199,6 +200,15 @@ def test_without_matplotlib_nothing_is_measured_in_vain(
     assert run(arguments) == 2
     assert "pip install 'loopserve[diagnose]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_cannot_be_written_is_said(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").mkdir()
+    arguments = [str(windowed(2).path), "--data", str(data), "--no-html", "--output", str(tmp_path)]
+    assert run(["diagnose", *arguments]) == 2
+    assert "can't be written" in capsys.readouterr().err
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
