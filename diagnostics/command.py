@@ -32,17 +32,18 @@ cli = typer.Typer(add_completion=False)
 
 @cli.command()
 def diagnose_model(
-    model: Annotated[str, typer.Argument(help="Directory or hub name of a checkpoint.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a checkpoint.")],
     data: Annotated[
         list[Path],
         typer.Option(
+            metavar="FILES",
             help="A text file (one document), a .jsonl file (one document per line, in its field text) or a directory "
-            "of them; repeat for more."
+            "of them; repeat for more.",
         ),
     ],
     more_data: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILES]...", help="More of --data, as a shell's --data *.txt gives them."),
+        typer.Argument(metavar="FILES", help="More of --data, as a shell's --data *.txt gives them."),
     ] = None,
     output: Annotated[
         Path, typer.Option(help=f"Directory that {JSON_NAME} and {HTML_NAME} are written to.")
@@ -67,7 +68,10 @@ def diagnose_model(
     attention_positions: Annotated[
         int,
         typer.Option(
-            min=0, max=256, help="Positions of a document whose attention is looked at; 0 for none."
+            min=0,
+            max=256,
+            metavar="N",
+            help="Positions of a document whose attention is looked at; 0 for none.",
         ),
     ] = _DEFAULT.attention_positions,
     extra_loop: Annotated[
@@ -78,7 +82,10 @@ def diagnose_model(
         ),
     ] = _DEFAULT.extra_loop,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the sample of documents and of the bootstrap.")
+        int,
+        typer.Option(
+            min=0, max=2**32 - 1, metavar="N", help="Of the sample of documents and of the bootstrap."
+        ),
     ] = _DEFAULT.seed,
     model_overrides: Annotated[str, typer.Option(help="JSON object merged over config.json.")] = "{}",
     attention_backend: Annotated[
@@ -88,8 +95,12 @@ def diagnose_model(
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     quantization: Annotated[str, typer.Option(help="none, int8 or int4.")] = "none",
     kv_cache_dtype: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or fp8.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Compute threads; default: the cores.")] = None,
-    max_rows_per_step: Annotated[int, typer.Option(min=1, help="Row budget of one pass.")] = 1024,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Compute threads; default: the cores.")
+    ] = None,
+    max_rows_per_step: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Row budget of one pass.")
+    ] = 1024,
 ) -> None:
     """Measure what each loop of MODEL gains on a text, and what it costs.
 
