@@ -8,6 +8,7 @@ import msgspec
 from tqdm import tqdm
 
 from diagnostics.assemble import assemble
+from diagnostics.attention import sampled_positions
 from diagnostics.corpus import choose
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measured import Measured
@@ -52,9 +53,12 @@ def diagnose(options: EngineOptions, files: list[Path], plan: Plan) -> Report:
     own_loops = config.loops.num_loops
     measured = Measured(_load(options, plan, own_loops, notes), tokenizer, plan, own_loops)
     with tqdm(corpus.texts(), "Documents", len(corpus.places), file=sys.stderr, disable=None) as texts:
-        for place, text in texts:
+        shown = sampled_positions(len(corpus.places), plan.excerpts)
+        for number, (place, text) in enumerate(texts):
             if text is not None:
-                measured.add(place.name, text, corpus)
+                # One that was to be shown and could not be measured is made up for by the next.
+                due = sum(wanted <= number for wanted in shown)
+                measured.add(place.name, text, corpus, with_excerpt=len(measured.excerpts) < due)
     if not measured.documents:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in corpus.skipped.items())
         raise DiagnosticsError(f"--data has no document that can be measured ({reasons})")

@@ -45,8 +45,12 @@ class Measured:
         self.excerpts: list[Excerpt] = []
 
     @torch.inference_mode()
-    def add(self, source: str, text: str, corpus: Corpus) -> None:
-        """Measure a document; if it can't be, its reason goes to `corpus.skipped`."""
+    def add(self, source: str, text: str, corpus: Corpus, with_excerpt: bool) -> None:
+        """Measure a document; if it can't be, its reason goes to `corpus.skipped`.
+
+        Args:
+            with_excerpt: also keep its beginning, token by token.
+        """
         most = self.plan.most_tokens
         ids = self.tokenizer.encode(text[: most * MAX_CHARS_PER_TOKEN], parse_special=False)
         kept = ids[:most]
@@ -68,7 +72,7 @@ class Measured:
         self.gates += states.gates.cpu().numpy()
         self.tokens += len(kept)
         self.cut += len(ids) > most or len(text) > most * MAX_CHARS_PER_TOKEN
-        if len(self.excerpts) < self.plan.excerpts:
+        if with_excerpt:
             self.excerpts.append(self._excerpt(source, kept, predictions))
 
     def _reduce(self, states: DocumentStates, ids: list[int], sums: Sums) -> Predictions:

@@ -109,6 +109,14 @@ def test_an_fp8_cache_gets_no_extra_loop(data: Path) -> None:
     assert "fp8" in " ".join(report.notes)
 
 
+def test_excerpts_are_spread_over_the_documents(tmp_path: Path) -> None:
+    lines = ["{}" if number == 5 else json.dumps({"text": f"text {number}"}) for number in range(11)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    options = EngineOptions(model_dir=str(windowed(2).path))
+    report = diagnose(options, [tmp_path / "x.jsonl"], Plan(most_tokens=12, attention_positions=1))
+    assert [excerpt.source for excerpt in report.excerpts] == [f"x.jsonl, line {n}" for n in (2, 7, 10)]
+
+
 def test_the_loss_is_that_of_prompt_logprobs(data: Path) -> None:
     """What the server says of the same text, token by token."""
     model = windowed(3)
@@ -135,8 +143,8 @@ def test_numbers_that_are_none_cost_the_document_only(data: Path, monkeypatch: p
     logits = type(model).logits
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "logits", lambda self, normed: logits(self, normed) * math.nan)
-        measured.add("bad", "some text", corpus)
-    measured.add("good", "some text", corpus)
+        measured.add("bad", "some text", corpus, with_excerpt=True)
+    measured.add("good", "some text", corpus, with_excerpt=False)
     assert len(measured.documents) == 1
     assert corpus.skipped == {"the model's numbers were not finite": 1}
 
@@ -146,7 +154,7 @@ def test_memory_does_not_grow_with_the_number_of_documents() -> None:
     measured = measured_of(windowed(2), Plan(most_tokens=64, excerpts=1))
     corpus, alive = Corpus([], 0, True), []
     for number in range(30):
-        measured.add(str(number), f"text {number:02} " * 20, corpus)
+        measured.add(str(number), f"text {number:02} " * 20, corpus, with_excerpt=number == 0)
         if number in (1, 29):
             gc.collect()
             alive.append(sum(each.nbytes for each in gc.get_objects() if type(each) is torch.Tensor))
