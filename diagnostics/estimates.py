@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.metrics import INDEX, METRICS, Sums
+from diagnostics.metrics import INDEX, Sums
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -103,6 +103,3 @@ def _resampled(
         sums = (np.tensordot(draws, values, axes=1) for values in (totals, counts))
         parts.append(_ratio(*sums))
     return np.concatenate(parts)
-
-
-assert len(INDEX) == len(METRICS), "two quantities have one key"

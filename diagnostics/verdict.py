@@ -59,6 +59,7 @@ def decide(estimates: Estimates, num_loops: int, num_tokens: int) -> Verdict:
         sentences = [
             f"{lead_in} the loss is {losses[0]:.4f} nats per token.",
             "The model has one loop: there is nothing to choose.",
+            *_one_more(estimates, num_loops),
         ]
         return Verdict(1, None, None, None, "one loop", None, sentences)
     runner_up = order[1]
@@ -76,8 +77,9 @@ def decide(estimates: Estimates, num_loops: int, num_tokens: int) -> Verdict:
             f"{lead_in} the loss is lowest after {_loops(best)}: {losses[best - 1]:.4f} nats per token, "
             f"{lead.value:.4f} less than after {_loops(runner_up)}{_in_words(lead)}.",
             *_how_sure(best, lead, share, certainty, needed, estimates),
-            f"All of it is one set of weights, trained for {_loops(num_loops)}. What these weights predict after fewer "
-            "loops is not what a model trained with fewer would.",
+            *_one_more(estimates, num_loops),
+            "All of it is one set of weights. What it predicts after another number of loops than it was trained with "
+            "is not what a model trained with that number would.",
         ],
     )
 
@@ -150,6 +152,21 @@ def _how_sure(
     else:
         sentences.append("That holds for documents drawn as these were, and for no others.")
     return sentences
+
+
+def _one_more(estimates: Estimates, num_loops: int) -> list[str]:
+    """What a loop more than the model's would do, if there was one."""
+    if estimates.num_loops == num_loops:
+        return []
+    gain = estimates.get("gain", num_loops + 1)
+    assert gain is not None, "every document has a gain after every loop but the first"
+    change = "lower" if gain.value > 0 else "raise"
+    low, high = gain.low, gain.high
+    spread = ""
+    if low is not None and high is not None:
+        ends = (low, high) if gain.value > 0 else (-high, -low)
+        spread = f" ({LEVEL_TEXT} interval {ends[0]:.4f} to {ends[1]:.4f})"
+    return [f"One loop more than the model has would {change} the loss by {abs(gain.value):.4f}{spread}."]
 
 
 def _in_words(lead: Estimate) -> str:

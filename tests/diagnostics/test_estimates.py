@@ -12,6 +12,8 @@ def document(losses: list[float], count: int, gate: float | None = None) -> Sums
     sums = Sums(len(losses))
     for loop, loss in enumerate(losses, start=1):
         sums.add("loss", loop, loss * count, count)
+        if loop > 1:
+            sums.add("gain", loop, (losses[loop - 2] - loss) * count, count)
         if gate is not None and loop > 1:
             sums.add("gate", loop, gate * count, count)
     return sums

@@ -61,6 +61,10 @@ def test_every_quantity_is_what_its_formula_says(loops, shift, normalize, on_hid
     assert keys == {metric.key for metric in METRICS}
 
 
+def test_keys_are_different() -> None:
+    assert len(INDEX) == len(METRICS)
+
+
 def test_first_loops_are_those_that_the_table_names():
     model = windowed(3)
     truth = expected(model, prompt_of(9), 4, [4])

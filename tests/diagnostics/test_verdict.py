@@ -32,7 +32,8 @@ def test_a_clear_difference_in_many_documents_is_supported():
     text = " ".join(found.sentences)
     assert "lowest after 2 loops" in text
     assert "all 1,000 resamples" in text
-    assert "trained for 3 loops" in text
+    assert "one set of weights" in text
+    assert "One loop more" not in text
 
 
 def test_few_documents_give_a_hint_only():
@@ -98,7 +99,26 @@ def test_one_loop_leaves_no_choice():
 
 def test_a_loop_beyond_the_models_own_has_no_part_in_it():
     documents = [document([3.0, 2.0, 1.0], 10) for _ in range(30)]
-    assert decide(Estimates.of(documents, seed=0), 2, 300).best_loops == 2
+    found = decide(Estimates.of(documents, seed=0), 2, 300)
+    assert found.best_loops == 2
+    assert "would lower the loss by 1.0000 (95 % interval 1.0000 to 1.0000)" in " ".join(found.sentences)
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.0, 1.0], "lower the loss by 1.0000 (95 % interval 0."),
+        ([1.0, 2.0], "raise the loss by 1.0000 (95 % interval 0."),
+        ([2.0, 1.97], "lower the loss by 0.0300 (95 % interval -0."),
+        ([2.0, 2.03], "raise the loss by 0.0300 (95 % interval -0."),
+    ],
+)
+def test_the_change_by_one_more_loop_and_its_interval_have_one_sign(losses, said):
+    noise = np.random.default_rng(0).standard_normal(30)
+    noise -= noise.mean()
+    documents = [document([losses[0] + 0.4 * float(each), losses[1]], 10) for each in noise]
+    found = decide(Estimates.of(documents, seed=0), 1, 300)
+    assert said in " ".join(found.sentences)
 
 
 @settings(max_examples=40, deadline=None)
