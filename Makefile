@@ -8,7 +8,7 @@ LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instr
 
 .PHONY: ray-serve router install serve test lint format clients prometheus dashboards browser screenshot compatibility bench \
 	diagnose-demo bench-peers \
-	bench-full-size compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash \
+	bench-full-size parity compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash \
 	soak timing key-timing \
 	fuzz-checkpoint exactness mutation image image-check deploy-check clean
 
@@ -72,6 +72,10 @@ diagnose-demo: .venv/installed-test   ## what each loop of MODELS gains on held-
 bench-peers: .venv/installed-test   ## other servers in build/peers, all measured by turns; an hour, 7 GB
 	sh tools/peers/install.sh build/peers
 	$(BIN)/python -m tools.peers --peers build/peers --page docs/results/peers.md
+
+parity: .venv/installed-test       ## our logits beside mlx-lm's, transformers' and vLLM's, on tiny models of every family; 5 GB
+	sh tools/parity/install.sh build/peers build/parity
+	$(BIN)/python -m tools.parity --environments build/peers --work build/parity --page docs/results/parity.md
 
 bench-full-size: .venv/installed-test   ## LoopCoder-V2's shape, random weights: 16 GB of disk, 24 GB of memory
 	$(BIN)/python -m tools.full_size --directory build/full-size --page docs/results/full-size.md

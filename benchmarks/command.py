@@ -87,7 +87,8 @@ def main(arguments: list[str]) -> None:
 
 def _write(report: Report, json_file: Path | None, markdown_file: Path | None, picture: Path | None) -> None:
     if json_file is not None:
-        values = {**asdict(report), "options": msgspec.to_builtins(report.options)}
+        options, cache = msgspec.to_builtins(report.options), report.cache.value
+        values = {**asdict(report), "options": options, "cache": cache}
         json_file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if markdown_file is not None:
         markdown_file.write_text(markdown(report) + "\n", encoding="utf-8")

@@ -18,13 +18,14 @@ from benchmarks.machine import ReadYardstick, describe
 from benchmarks.spread import Spread
 from engine.config import load_config
 from engine.core import EngineCore
-from engine.kv_arithmetic import shared_bytes_per_token
-from engine.loading import load_variants
+from engine.kv_arithmetic import one_loop_bytes_per_token
+from engine.loading import Variant, load_variants
 from engine.messages import Request
 from engine.options import EngineOptions, Execution
 from engine.sampling_params import SamplingParams
 from engine.weights import ModelWeights
 from kernels.panel_linear import PanelLinear
+from scheduler.loop_layout import LoopCache
 
 MIN_ROUNDS = 2
 
@@ -87,6 +88,7 @@ class Report:
 
     Attributes:
         weight_bytes_per_pass: None where the products don't tell.
+        cache: whose keys a later loop reads.
         kv_bytes_per_token: of context, as this server keeps it (both executions).
         kv_bytes_per_token_sequential: of a cache in which every loop keeps its whole context (computed).
         kv_bytes_per_token_one_loop: of the same model without loops.
@@ -96,6 +98,7 @@ class Report:
     model: str
     num_parameters: int
     num_loops: int
+    cache: LoopCache
     options: EngineOptions
     plan: Plan
     rows: list[Row]
@@ -119,11 +122,17 @@ class Section:
     read_rate: float | None
 
 
-def modes_of(num_loops: int) -> list[Mode]:
-    """What there is to compare; the first is what the others are divided by."""
+def modes_of(num_loops: int, offset: int = 1) -> list[Mode]:
+    """What there is to compare; the first is what the others are divided by.
+
+    Where a loop needs the loop before at the same position, a token's loops are in different passes in either
+    execution, so there is one way to run them.
+    """
     one_loop = Mode("one loop", 1, "parallel")
     if num_loops == 1:
         return [one_loop]
+    if offset == 0:
+        return [Mode(f"{num_loops} loops, a pass each", num_loops, "parallel"), one_loop]
     return [
         Mode(f"{num_loops} loops, one pass", num_loops, "parallel"),
         Mode(f"{num_loops} loops, one after another", num_loops, "sequential"),
@@ -142,9 +151,10 @@ def measure(options: EngineOptions, plan: Plan) -> Report:
         BenchmarkError: the executions gave different tokens.
     """
     config = load_config(Path(options.model_dir), options.model_overrides)
-    modes = modes_of(config.loops.num_loops)
+    modes = modes_of(config.loops.num_loops, config.loops.offset)
     options = _with_limits(options, plan)
-    models = load_variants([_option_of(mode, options) for mode in modes], show_progress=True)
+    variants = [Variant(replace(options, execution=mode.execution), mode.num_loops) for mode in modes]
+    models = load_variants(variants, show_progress=True)
     cores = dict(zip(modes, map(EngineCore, models), strict=True))
     on_cpu = models[0].runner.staging.device.type == "cpu"
     weight_bytes = weight_bytes_per_pass(models[0].runner.model.weights)
@@ -155,6 +165,7 @@ def measure(options: EngineOptions, plan: Plan) -> Report:
         model=Path(options.model_dir).resolve().name,
         num_parameters=ready.num_parameters,
         num_loops=ready.num_loops,
+        cache=config.loops.cache,
         options=options,
         plan=plan,
         rows=rows,
@@ -162,7 +173,7 @@ def measure(options: EngineOptions, plan: Plan) -> Report:
         read_gigabytes_per_second=Spread.of(bench.read_rates) if bench.read_rates else None,
         kv_bytes_per_token=ready.kv_bytes_per_token,
         kv_bytes_per_token_sequential=ready.kv_bytes_per_token_sequential,
-        kv_bytes_per_token_one_loop=shared_bytes_per_token(
+        kv_bytes_per_token_one_loop=one_loop_bytes_per_token(
             one_loop.config, one_loop.runner.state.caches[0].keys.element_size()
         ),
         kv_bytes_per_sequence=ready.kv_bytes_per_sequence,
@@ -188,13 +199,6 @@ def _with_limits(options: EngineOptions, plan: Plan) -> EngineOptions:
         max_rows_per_step=max(options.max_rows_per_step, 8 * max(plan.batches)),
         prefix_caching=False,
     )
-
-
-def _option_of(mode: Mode, options: EngineOptions) -> EngineOptions:
-    overrides = options.model_overrides
-    if mode.num_loops == 1:
-        overrides = {**overrides, "plt_num_loops": 1}
-    return replace(options, execution=mode.execution, model_overrides=overrides)
 
 
 class _Bench:

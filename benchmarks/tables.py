@@ -4,6 +4,7 @@ from rich.console import Console
 
 from benchmarks.cells import Cells
 from benchmarks.decode import Report, Row
+from scheduler.loop_layout import LoopCache
 
 
 def decode_cells(report: Report) -> Cells:
@@ -29,19 +30,14 @@ def decode_cells(report: Report) -> Cells:
 
 def memory_cells(report: Report) -> Cells:
     """Cache bytes."""
-    return Cells(
-        "Key-value cache",
-        ["cache", "bytes per token of context", "bytes per sequence"],
-        [
-            [
-                "shared by the loops (loopserve)",
-                f"{report.kv_bytes_per_token:,}",
-                f"{report.kv_bytes_per_sequence:,}",
-            ],
-            ["every loop keeps its context (computed)", f"{report.kv_bytes_per_token_sequential:,}", "–"],
-            ["one loop", f"{report.kv_bytes_per_token_one_loop:,}", "–"],
-        ],
-    )
+    has_windows = report.cache is LoopCache.WINDOW
+    name = "shared by the loops (loopserve)" if has_windows else "every loop keeps its context (loopserve)"
+    rows = [[name, f"{report.kv_bytes_per_token:,}", f"{report.kv_bytes_per_sequence:,}"]]
+    if has_windows:
+        per_token = f"{report.kv_bytes_per_token_sequential:,}"
+        rows.append(["every loop keeps its context (computed)", per_token, "–"])
+    rows.append(["one loop", f"{report.kv_bytes_per_token_one_loop:,}", "–"])
+    return Cells("Key-value cache", ["cache", "bytes per token of context", "bytes per sequence"], rows)
 
 
 def summary(report: Report) -> str:
@@ -54,6 +50,8 @@ def summary(report: Report) -> str:
         f"{min(row.rounds for row in report.rows)} to {max(row.rounds for row in report.rows)} sections of each mode "
         "by turns; ratios are paired by round. "
     )
+    if report.num_loops > 1 and all(row.mode.execution == "parallel" for row in report.rows):
+        text += "A loop needs the one before at the same token, so both executions are the same: a pass per loop. "
     if report.weight_bytes_per_pass is not None:
         text += f"A pass reads {report.weight_bytes_per_pass:,} bytes of weights. "
     if report.read_gigabytes_per_second is not None:

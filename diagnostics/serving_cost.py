@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from engine.config import ModelConfig
 from engine.kv_arithmetic import (
     carry_bytes_per_sequence,
-    shared_bytes_per_token,
+    context_bytes_per_token,
     window_bytes_per_sequence,
 )
 from scheduler.loop_layout import LoopLayout, plan_recompute
@@ -61,7 +61,7 @@ def _serving_cost(
         # With an offset a loop needs of the loop before only what an earlier pass left.
         decode_passes=1 if config.loops.offset > 0 else loops,
         prompt_rows=start.num_rows,
-        kv_bytes_per_token=shared_bytes_per_token(with_loops, cache_bytes),
+        kv_bytes_per_token=context_bytes_per_token(with_loops, cache_bytes),
         bytes_per_sequence=window_bytes_per_sequence(with_loops, cache_bytes)
         + carry_bytes_per_sequence(with_loops, hidden_bytes),
     )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engine.kv_arithmetic import BlockGroup, group_of
 from engine.messages import BlockState, CacheMap, CacheUse
 from scheduler.block_pool import CACHED, FREE, HELD, BlockPool
 from scheduler.scheduler import Scheduler
@@ -24,6 +25,14 @@ def cache_use(scheduler: Scheduler) -> CacheUse:
         for loop, carry in enumerate(sequence.carries):
             slots[loop] += len(carry.slots)
     return CacheUse(blocks=blocks, sequential_blocks=sequential, carry_slots=slots, tokens=tokens)
+
+
+def blocks_by_group(use: CacheUse, has_windows: bool) -> dict[BlockGroup, int]:
+    """Blocks that running sequences hold."""
+    counts: dict[BlockGroup, int] = {"shared": 0, "window": 0, "own": 0}
+    for loop, count in enumerate(use.blocks):
+        counts[group_of(loop, has_windows)] += count
+    return counts
 
 
 def cache_map(pool: BlockPool, num_loops: int) -> CacheMap:

@@ -17,6 +17,8 @@ import torch
 from engine.config import ModelConfig
 from engine.config_fields import shown
 from engine.errors import CheckpointError
+from engine.families.family import Family
+from engine.families.registry import family_of
 from engine.model_directory import has_file, open_file, read_json_object
 from engine.safetensors_file import DTYPES, MAX_TENSORS, TensorEntry, read_header, read_tensor
 
@@ -30,9 +32,6 @@ _NAMES_SHOWN = 3
 _PLAIN_NAME = r"[A-Za-z0-9][\w.-]{0,199}\.safetensors"
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_GATE_PARTS = ("weight", "bias", "gate_norm.weight")
-_LOOP_GATE = re.compile(r"(model\.layers\.\d+\.self_attn\.)loop_gate_proj\.(.+)")
-_GATE_PROJECTIONS = re.compile(r"(?:model\.)?gate_projections\.(\d+)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
@@ -88,56 +87,71 @@ class Checkpoint:
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """Names and shapes of the released layout; gates only when there is a loop that uses them."""
+    """Names and shapes of what the model needs; gates only when there is a loop that uses them."""
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (config.vocab_size, config.hidden_size),
+        "model.norm.weight": (config.hidden_size,),
+    }
+    if not config.tie_word_embeddings:
+        shapes[HEAD] = (config.vocab_size, config.hidden_size)
+    layer = _layer_shapes(config)
+    for index in range(config.num_layers):
+        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+    return {name: TensorSpec(shape) for name, shape in shapes.items()}
+
+
+def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of one layer's tensors, by their names within the layer."""
     hidden, ffn = config.hidden_size, config.intermediate_size
     q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     projections = {
         "self_attn.q_proj": (q_width, hidden, config.attention_bias),
         "self_attn.k_proj": (kv_width, hidden, config.attention_bias),
         "self_attn.v_proj": (kv_width, hidden, config.attention_bias),
-        "self_attn.o_proj": (hidden, q_width, config.attention_bias),
+        "self_attn.o_proj": (hidden, q_width, config.output_bias),
         "mlp.gate_proj": (ffn, hidden, config.mlp_bias),
         "mlp.up_proj": (ffn, hidden, config.mlp_bias),
         "mlp.down_proj": (hidden, ffn, config.mlp_bias),
     }
     shapes: dict[str, tuple[int, ...]] = {
-        EMBEDDING: (config.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
     }
-    if not config.tie_word_embeddings:
-        shapes[HEAD] = (config.vocab_size, hidden)
-    for index in range(config.num_layers):
-        layer = f"model.layers.{index}."
-        shapes[layer + "input_layernorm.weight"] = (hidden,)
-        shapes[layer + "post_attention_layernorm.weight"] = (hidden,)
-        for name, (rows, columns, bias) in projections.items():
-            shapes[f"{layer}{name}.weight"] = (rows, columns)
-            if bias:
-                shapes[f"{layer}{name}.bias"] = (rows,)
-        if config.loops.num_loops > 1:
-            gate_inputs = hidden if config.loops.gate_on_hidden else config.head_dim
-            shapes[layer + "self_attn.plt_gate.weight"] = (config.num_heads, gate_inputs)
-            shapes[layer + "self_attn.plt_gate.bias"] = (config.num_heads,)
-            if config.loops.gate_on_hidden:
-                shapes[layer + "self_attn.plt_gate.gate_norm.weight"] = (hidden,)
-    return {name: TensorSpec(shape) for name, shape in shapes.items()}
+    if config.sandwich_norms:
+        shapes["input_layernorm_2.weight"] = (hidden,)
+        shapes["post_attention_layernorm_2.weight"] = (hidden,)
+    for name, (rows, columns, bias) in projections.items():
+        shapes[f"{name}.weight"] = (rows, columns)
+        if bias:
+            shapes[f"{name}.bias"] = (rows,)
+    if config.qk_norm:
+        shapes["self_attn.q_norm.weight"] = (config.head_dim,)
+        shapes["self_attn.k_norm.weight"] = (config.head_dim,)
+    if config.loops.has_gates:
+        gate_inputs = hidden if config.loops.gate_on_hidden else config.head_dim
+        shapes["self_attn.plt_gate.weight"] = (config.num_heads, gate_inputs)
+        shapes["self_attn.plt_gate.bias"] = (config.num_heads,)
+        if config.loops.gate_on_hidden:
+            shapes["self_attn.plt_gate.gate_norm.weight"] = (hidden,)
+    return shapes
 
 
 def open_checkpoint(model_dir: Path, config: ModelConfig) -> Checkpoint:
     """Find and check every tensor by reading headers only.
 
-    Known aliases of the gates are accepted (`self_attn.loop_gate_proj.*`, `gate_projections.N.*`). Two kinds of
-    tensor may be there without being needed: gates when the model is cut to one loop, and `lm_head.weight` when
-    the embeddings are tied (`load_tensors` checks that it equals the embedding).
+    Names that the model's family spells otherwise are accepted. Two kinds of tensor may be there without being needed:
+    what the family leaves unused, such as gates when the model is cut to one loop, and `lm_head.weight` when the
+    embeddings are tied (`load_tensors` checks that it equals the embedding).
 
     Raises:
         CheckpointError: no safetensors, a malformed file, a file outside the model's directory, or a tensor that
             is missing, unexpected, duplicated, misshapen, of another dtype, or not where the index says.
     """
+    family = family_of(config.model_type)
     files, index = _weight_files(model_dir)
     stored: list[StoredTensor] = []
     for name in files:
-        stored += _read_header(model_dir, name)
+        stored += _read_header(model_dir, name, family)
         if len(stored) > MAX_TENSORS:
             raise CheckpointError(f"{model_dir} has more than the {MAX_TENSORS} tensors that are read.")
     by_name: dict[str, StoredTensor] = {}
@@ -151,7 +165,7 @@ def open_checkpoint(model_dir: Path, config: ModelConfig) -> Checkpoint:
     if index is not None:
         _check_index(index, stored)
     expected = expected_tensors(config)
-    _check_names(expected, by_name, _tolerated(config))
+    _check_names(expected, by_name, family, config)
     for tensor in stored:
         if tensor.name in expected or tensor.name == HEAD:
             _check_tensor(tensor, expected[EMBEDDING if tensor.name == HEAD else tensor.name])
@@ -191,15 +205,6 @@ def load_tensors(
                     progress(done, total)
 
 
-def canonical_name(stored_name: str) -> str:
-    """The released layout's name for a name found in a file."""
-    if match := _LOOP_GATE.fullmatch(stored_name):
-        return f"{match[1]}plt_gate.{match[2]}"
-    if match := _GATE_PROJECTIONS.fullmatch(stored_name):
-        return f"model.layers.{match[1]}.self_attn.plt_gate.{match[2]}"
-    return stored_name
-
-
 def _weight_files(model_dir: Path) -> tuple[list[str], dict[str, str] | None]:
     """Names of the files to read, and the index's tensor-to-file map where there is one."""
     single, index = has_file(model_dir, SINGLE_FILE), has_file(model_dir, INDEX_FILE)
@@ -236,11 +241,11 @@ def _read_index(model_dir: Path) -> dict[str, str]:
     return weight_map
 
 
-def _read_header(model_dir: Path, name: str) -> list[StoredTensor]:
+def _read_header(model_dir: Path, name: str, family: Family) -> list[StoredTensor]:
     with open_file(model_dir, name, CheckpointError) as opened:
         file = WeightFile(name, _identity(opened))
         entries = read_header(opened, name)
-    return [StoredTensor(canonical_name(entry.name), file, entry) for entry in entries]
+    return [StoredTensor(family.canonical_name(entry.name), file, entry) for entry in entries]
 
 
 def _identity(opened: BinaryIO) -> tuple[int, ...]:
@@ -259,20 +264,16 @@ def _check_index(index: dict[str, str], stored: list[StoredTensor]) -> None:
         )
 
 
-def _tolerated(config: ModelConfig) -> set[str]:
-    """Names that may be there without being needed."""
-    names = {HEAD} if config.tie_word_embeddings else set()
-    if config.loops.num_loops == 1:
-        layers = [f"model.layers.{index}.self_attn.plt_gate." for index in range(config.num_layers)]
-        names.update(layer + part for layer in layers for part in _GATE_PARTS)
-    return names
-
-
-def _check_names(expected: Iterable[str], present: dict[str, StoredTensor], tolerated: set[str]) -> None:
+def _check_names(
+    expected: Iterable[str], present: dict[str, StoredTensor], family: Family, config: ModelConfig
+) -> None:
     missing = [name for name in expected if name not in present]
     if missing:
         raise CheckpointError(f"The weights lack {_listed(missing)}.")
-    unexpected = sorted(present[name].entry.name for name in present.keys() - set(expected) - tolerated)
+    beside = present.keys() - set(expected) - ({HEAD} if config.tie_word_embeddings else set())
+    unexpected = sorted(
+        present[name].entry.name for name in beside if not family.leaves_unused(name, config.loops.num_loops)
+    )
     if unexpected:
         raise CheckpointError(
             f"The weights hold {_listed(unexpected)}, which this config has no use for; "

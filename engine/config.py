@@ -1,10 +1,8 @@
-"""`config.json` as a typed, bounded description of a looped model. Torch-free, since the API process reads it.
+"""`config.json` as a typed, bounded description of a model. Torch-free, since the API process reads it.
 
 Every value is checked before anything is allocated from it, and every loop-related key is either understood or
-refused: a looped model served as a plain one gives fluent nonsense and no error.
-
-Key names and defaults follow the config class of the released LoopCoder-V2 (`iquestpltcoder`); the maths behind
-the loop keys is in arXiv 2510.24824 (PLT) and arXiv 2606.18023 (LoopCoder-V2).
+refused: a looped model served as a plain one gives fluent nonsense and no error. What a family spells in its own way is
+in its module of `engine/families`.
 """
 
 import dataclasses
@@ -15,10 +13,12 @@ from pathlib import Path
 
 from engine.config_fields import Fields, shown
 from engine.errors import ConfigError
+from engine.families.family import Family
+from engine.families.family import LoopSpec as LoopSpec
+from engine.families.registry import family_of
 from engine.model_directory import has_file, read_json_object
 from engine.rope_scaling import RopeScaling, parse_rope
 
-SERVED_MODEL_TYPES = ("iquestpltcoder",)
 TORCH_DTYPES = ("float32", "float16", "bfloat16")
 
 # Bounds: roughly ten times the largest published model in each direction, so that nothing real is refused and
@@ -31,64 +31,61 @@ MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_HEAD_DIM = 1024
 MAX_POSITIONS = 1 << 24
-MAX_LOOPS = 64
-MAX_WINDOW = 1 << 20
 MAX_PARAMETERS = 1 << 40
-MAX_SCALE = 1e6
 MAX_EOS_TOKENS = 64
 
-DEFAULT_WINDOW = (64, 0)
-DEFAULT_SHIFT = 1
-
-_KNOWN_KEYS = frozenset(
+_COMMON_KEYS = frozenset(
     [
         *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
         *("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings"),
-        *("rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "attention_bias", "mlp_bias"),
+        *("rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "layer_types"),
         *("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype"),
-        *("plt_num_loops", "plt_window_size", "plt_normalize_per_loop", "plt_emb_scale", "plt_hidden_scale"),
-        *("plt_gate_use_hidden_states", "plt_clp_shift"),
     ]
 )
-# Loop keys of this and other looped families (Nanbeige, Ouro, Huginn, 40B-Loop): none may be ignored.
-_LOOP_KEY = re.compile(r"plt_|loop|recurr|ut_steps|mhc|depth|early_exit|emb_neighbor", re.IGNORECASE)
-# Keys that change the plain layers; harmless only when they say "off".
+# Loop keys of all families that there are (those served, Huginn, mixtures of recursions): none may be ignored.
+_LOOP_KEY = re.compile(
+    r"plt_|loop|recur|ut_steps|mhc|depth|early_exit|emb_neighbor|ngram|hyper_connection", re.IGNORECASE
+)
+_MAX_KEYS_NAMED = 20
+_NO = (None, False)
+_NO_EXPERTS = (None, 0)
+_ONE = (None, 1, 1.0)
+# Keys that change the plain layers of any family; harmless only at these values. A family may know one of them better.
 _OFF_VALUES: dict[str, tuple[object, ...]] = {
     "quantization_config": (None,),
+    "quantization": (None,),
     "sliding_window": (None,),
-    "partial_rotary_factor": (None, 1, 1.0),
-    "qk_layernorm": (None, False),
-    "use_qk_norm": (None, False),
+    "use_sliding_window": _NO,
+    "dual_chunk_attention_config": (None,),
+    "partial_rotary_factor": _ONE,
+    "qk_layernorm": _NO,
+    "use_qk_norm": _NO,
+    "use_mrope": _NO,
+    "rope_interleaved": _NO,
+    "rope_traditional": _NO,
+    "is_causal": (None, True),
+    "num_experts": _NO_EXPERTS,
+    "num_local_experts": _NO_EXPERTS,
+    "n_routed_experts": _NO_EXPERTS,
+    "scale_depth": _ONE,
+    "scale_emb": _ONE,
+    "dim_model_base": (None,),
+    "embedding_multiplier": _ONE,
+    "residual_multiplier": _ONE,
+    "attention_multiplier": (None,),
+    "logits_scaling": _ONE,
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
 }
 
 
 @dataclass(frozen=True)
-class LoopSpec:
-    """What makes the model looped.
+class ModelConfig:
+    """One served model. Sizes are in elements; `eos_token_ids` may be empty.
 
     Attributes:
-        num_loops: R, how often the layer stack is applied.
-        offset: loop l at position i reads loop l-1's state at position i - offset; 1 in PLT.
-        window: W, tokens to the left that a later loop sees of itself; with the token itself W + 1 keys.
-        emb_scale: factor of the embedding in the input of loops ≥ 1.
-        hidden_scale: factor of the previous loop's state in the input of loops ≥ 1.
-        normalize_per_loop: the final norm is applied between loops too.
-        gate_on_hidden: the gate reads the normed layer input, [heads, hidden]; else the rotated query,
-            [heads, head_dim].
+        attention_bias: of q, k and v; `output_bias` is o_proj's. See `LayerSpec` for these and the norms.
     """
-
-    num_loops: int
-    offset: int
-    window: int
-    emb_scale: float
-    hidden_scale: float
-    normalize_per_loop: bool
-    gate_on_hidden: bool
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """One served model. Sizes are in elements; `eos_token_ids` may be empty."""
 
     model_type: str
     vocab_size: int
@@ -110,6 +107,9 @@ class ModelConfig:
     pad_token_id: int | None
     torch_dtype: str
     loops: LoopSpec
+    output_bias: bool = False
+    qk_norm: bool = False
+    sandwich_norms: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,14 @@ def load_config(model_dir: Path, overrides: Mapping[str, object]) -> ModelConfig
     Raises:
         ConfigError: the file is missing, too big or malformed, or `parse_config` refuses it.
     """
-    unknown = sorted(set(overrides) - _KNOWN_KEYS)
+    values = {**read_json_object(model_dir, "config.json", MAX_CONFIG_BYTES, ConfigError), **overrides}
+    family = family_of(values.get("model_type"))
+    unknown = sorted(set(overrides) - _COMMON_KEYS - family.keys - _off_values(family).keys())
     if unknown:
         raise ConfigError(
             f"Model override {shown(unknown[0])} is not a key of config.json that is used here."
         )
-    values = read_json_object(model_dir, "config.json", MAX_CONFIG_BYTES, ConfigError)
-    config = parse_config({**values, **overrides})
+    config = parse_config(values)
     if "eos_token_id" in overrides:
         return config
     extra = load_generation_defaults(model_dir).eos_token_ids
@@ -170,15 +171,15 @@ def load_generation_defaults(model_dir: Path) -> GenerationDefaults:
 def parse_config(values: Mapping[str, object]) -> ModelConfig:
     """Check the decoded `config.json` and give it types.
 
-    Sizes, eps, RoPE theta and `plt_num_loops` have no default: guessing them serves a wrong model.
-    `num_key_value_heads` defaults to the heads, `head_dim` to hidden_size / heads, other loop keys to the
-    released class's values.
+    Sizes and eps have no default: guessing them serves a wrong model. `num_key_value_heads` defaults to the heads;
+    RoPE's theta, `head_dim` and loop keys to what the family's released config class says.
 
     Raises:
         ConfigError: names the key, its value and what is allowed.
     """
     fields = Fields("config.json", values)
-    _refuse_foreign(fields)
+    family = family_of(values.get("model_type"))
+    _refuse_foreign(fields, family)
     hidden = fields.integer("hidden_size", 1, MAX_HIDDEN_SIZE)
     heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
     kv_heads = fields.optional_integer("num_key_value_heads", 1, MAX_HEADS) or heads
@@ -187,8 +188,9 @@ def parse_config(values: Mapping[str, object]) -> ModelConfig:
     bos = fields.optional_integer("bos_token_id", 0, vocab - 1)
     eos = _eos_ids(fields)
     _check_below_vocab("eos_token_id in config.json", eos, vocab)
-    head_dim = _head_dim(fields, hidden, heads)
-    theta, scaling = parse_rope(fields, positions, head_dim)
+    head_dim = _head_dim(fields, family, hidden, heads)
+    theta, scaling = parse_rope(fields, positions, head_dim, family.rope_theta)
+    layers = family.parse_layers(fields)
     if heads % kv_heads:
         raise ConfigError(
             f"config.json: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}."
@@ -206,14 +208,17 @@ def parse_config(values: Mapping[str, object]) -> ModelConfig:
         rms_norm_eps=fields.number("rms_norm_eps", 1e-20, 1.0),
         rope_theta=theta,
         rope_scaling=scaling,
-        attention_bias=fields.boolean("attention_bias", False),
-        mlp_bias=fields.boolean("mlp_bias", False),
+        attention_bias=layers.attention_bias,
+        mlp_bias=layers.mlp_bias,
         tie_word_embeddings=fields.boolean("tie_word_embeddings", False),
         bos_token_id=bos,
         eos_token_ids=eos,
         pad_token_id=_pad_id(fields, vocab),
         torch_dtype=_torch_dtype(fields),
-        loops=_loops(fields),
+        loops=family.parse_loops(fields),
+        output_bias=layers.output_bias,
+        qk_norm=layers.qk_norm,
+        sandwich_norms=layers.sandwich_norms,
     )
     count = parameter_count(config)
     if count > MAX_PARAMETERS:
@@ -229,65 +234,59 @@ def parameter_count(config: ModelConfig) -> int:
     q_width, kv_width = heads * head_dim, config.num_kv_heads * head_dim
     attention = hidden * (2 * q_width + 2 * kv_width)
     mlp = 3 * hidden * config.intermediate_size
-    norms = 2 * hidden
+    norms = (4 if config.sandwich_norms else 2) * hidden + (2 * head_dim if config.qk_norm else 0)
     if config.attention_bias:
-        attention += q_width + 2 * kv_width + hidden
+        attention += q_width + 2 * kv_width
+    if config.output_bias:
+        attention += hidden
     if config.mlp_bias:
         mlp += 2 * config.intermediate_size + hidden
     gate = 0
-    if config.loops.num_loops > 1:
+    if config.loops.has_gates:
         gate = heads + (heads * hidden + hidden if config.loops.gate_on_hidden else heads * head_dim)
     embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
     return embeddings + config.num_layers * (attention + mlp + norms + gate) + hidden
 
 
-def _refuse_foreign(fields: Fields) -> None:
-    """Refuse models and keys whose meaning this server doesn't have."""
-    model_type = fields.values.get("model_type")
-    if model_type not in SERVED_MODEL_TYPES:
-        raise ConfigError(
-            f"config.json: model_type {shown(model_type)} is not served; "
-            f"served are: {', '.join(SERVED_MODEL_TYPES)}."
+def _off_values(family: Family) -> dict[str, tuple[object, ...]]:
+    """Keys of which only some values are served."""
+    common = {key: values for key, values in _OFF_VALUES.items() if key not in family.keys}
+    return {**common, **family.off}
+
+
+def _refuse_foreign(fields: Fields, family: Family) -> None:
+    """Refuse keys whose meaning this server doesn't have."""
+    off = _off_values(family)
+    unknown = [key for key in fields.values if _LOOP_KEY.search(key) and key not in family.keys | off.keys()]
+    if unknown:
+        named = ", ".join(
+            f"{shown(key)} (value {shown(fields.values[key])})" for key in unknown[:_MAX_KEYS_NAMED]
         )
-    for key, value in fields.values.items():
-        if key not in _KNOWN_KEYS and _LOOP_KEY.search(key):
-            raise ConfigError(
-                f"config.json: {shown(key)} (value {shown(value)}) looks like a loop setting that is not "
-                "implemented; ignoring it would give wrong output."
-            )
-    for key, allowed in _OFF_VALUES.items():
+        rest = len(unknown) - _MAX_KEYS_NAMED
+        one = len(unknown) == 1
+        raise ConfigError(
+            f"config.json: {named}{f' and {rest} more' if rest > 0 else ''} "
+            f"{'looks like a loop setting that is' if one else 'look like loop settings that are'} not "
+            f"implemented for {family.model_types[0]}; ignoring {'it' if one else 'them'} would give wrong output."
+        )
+    for key, allowed in off.items():
         value = fields.values.get(key)
         if not any(type(value) is type(off) and value == off for off in allowed):
             raise ConfigError(
                 f"config.json: {key} {shown(value)} is not implemented; only leaving it out is allowed."
             )
+    types = fields.values.get("layer_types")
+    if types is not None and (not isinstance(types, list) or any(each != "full_attention" for each in types)):
+        raise ConfigError(
+            f"config.json: layer_types {shown(types)} is not implemented; every layer must be 'full_attention'."
+        )
     act = fields.values.get("hidden_act", "silu")
     if act != "silu":
         raise ConfigError(f"config.json: hidden_act {shown(act)} is not implemented; only 'silu' is.")
 
 
-def _loops(fields: Fields) -> LoopSpec:
-    window = fields.values.get("plt_window_size", list(DEFAULT_WINDOW))
-    if not isinstance(window, list | tuple) or len(window) != 2:
-        raise ConfigError(f"config.json: plt_window_size must be [left, 0], got {shown(window)}.")
-    sides = Fields("config.json", {"plt_window_size[0]": window[0], "plt_window_size[1]": window[1]})
-    sides.integer("plt_window_size[1]", 0, 0)  # a causal model can't look right
-    emb_scale = fields.optional_number("plt_emb_scale", -MAX_SCALE, MAX_SCALE)
-    hidden_scale = fields.optional_number("plt_hidden_scale", -MAX_SCALE, MAX_SCALE)
-    offset = fields.optional_integer("plt_clp_shift", 0, 1)
-    return LoopSpec(
-        num_loops=fields.integer("plt_num_loops", 1, MAX_LOOPS),
-        offset=DEFAULT_SHIFT if offset is None else offset,
-        window=sides.integer("plt_window_size[0]", 0, MAX_WINDOW),
-        emb_scale=1.0 if emb_scale is None else emb_scale,
-        hidden_scale=1.0 if hidden_scale is None else hidden_scale,
-        normalize_per_loop=fields.boolean("plt_normalize_per_loop", True),
-        gate_on_hidden=fields.boolean("plt_gate_use_hidden_states", False),
-    )
-
-
-def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
-    head_dim = fields.optional_integer("head_dim", 1, MAX_HEAD_DIM)
+def _head_dim(fields: Fields, family: Family, hidden: int, heads: int) -> int:
+    head_dim = fields.optional_integer("head_dim", 1, MAX_HEAD_DIM) or family.head_dim
     if head_dim is None:
         head_dim, rest = divmod(hidden, heads)
         if rest or head_dim > MAX_HEAD_DIM:

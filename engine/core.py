@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.active_request import ActiveRequest
 from engine.baseline.baseline import Baseline
-from engine.cache_report import cache_map, cache_use
+from engine.cache_report import blocks_by_group, cache_map, cache_use
 from engine.errors import InvalidRequestError, LoopserveError, RequestFailedError
 from engine.grammar_compiler import BackgroundCompiler, GrammarCompiler, load_vocabulary
 from engine.grammar_gate import GrammarGate
@@ -316,14 +316,16 @@ class EngineCore:
         """Counts after the last step."""
         scheduler = self.scheduler
         pool, totals, use = scheduler.blocks, scheduler.totals, cache_use(scheduler)
+        used = blocks_by_group(use, scheduler.layout.has_windows)
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + len(self.gate),
             blocks_total=pool.num_blocks,
             blocks_used=pool.used,
             blocks_cached=len(pool.evictable),
-            shared_blocks_used=use.blocks[0],
-            window_blocks_used=sum(use.blocks[1:]),
+            shared_blocks_used=used["shared"],
+            window_blocks_used=used["window"],
+            own_blocks_used=used["own"],
             preemptions_total=totals.preemptions,
             prefix_query_tokens_total=totals.prefix_query_tokens,
             prefix_hit_tokens_total=totals.prefix_hit_tokens,

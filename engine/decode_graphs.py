@@ -30,15 +30,17 @@ class DecodeLimits:
     """What decode batches of one engine look like at most.
 
     Attributes:
-        rows_per_sequence: sizes that a decoding sequence's rows are padded to, ascending: R, or 1 if loops run one
-            after another, or both if both executions are to be compared.
+        num_windows: of a context, see `RowBatch`.
+        rows_per_tile: sizes that a decode tile's rows are padded to, ascending: R where a pass has all loops of a token
+            and they share a context, 1 where it has one of them, or both if both executions are to be compared.
+        max_tiles: most decode tiles of a pass.
         window_blocks: entries of a window's block table.
         tiling: of the kernel backend.
     """
 
-    num_loops: int
-    rows_per_sequence: tuple[int, ...]
-    max_num_seqs: int
+    num_windows: int
+    rows_per_tile: tuple[int, ...]
+    max_tiles: int
     max_model_len: int
     block_size: int
     window: int
@@ -49,12 +51,9 @@ class DecodeLimits:
         """W + 1 positions can begin anywhere in a block."""
         return -(-self.window // self.block_size) + 1
 
-    def sequence_counts(self) -> list[int]:
+    def tile_counts(self) -> list[int]:
         """Sizes that batches are padded to: 1, 2, 4, then multiples of 8."""
-        return [n for n in (1, 2, 4) if n < self.max_num_seqs] + [
-            *range(8, self.max_num_seqs, 8),
-            self.max_num_seqs,
-        ]
+        return [n for n in (1, 2, 4) if n < self.max_tiles] + [*range(8, self.max_tiles, 8), self.max_tiles]
 
     def contexts(self) -> list[int]:
         """Context lengths that block tables are padded to: one part of a split decode, and multiples of it."""
@@ -67,9 +66,9 @@ class DecodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class DecodeShape:
-    """A shape that has a graph: so many sequences with at most so much context and so many rows each."""
+    """A shape that has a graph: so many decode tiles with at most so much context and so many rows each."""
 
-    sequences: int
+    tiles: int
     context: int
     rows: int
 
@@ -78,7 +77,7 @@ class DecodeGraphs:
     """All graphs of one engine and the buffer that they read.
 
     Attributes:
-        shapes: ascending in sequences, then in context, then in rows.
+        shapes: ascending in tiles, then in context, then in rows.
 
     Args:
         run_layers: computes a batch on the device; returns ``[rows, hidden]``.
@@ -95,10 +94,10 @@ class DecodeGraphs:
         self.staging = staging
         self.shapes = [
             shape
-            for sequences in limits.sequence_counts()
+            for tiles in limits.tile_counts()
             for context in limits.contexts()
-            for rows in limits.rows_per_sequence
-            if self._num_parts(shape := DecodeShape(sequences, context, rows)) <= MAX_PARTS
+            for rows in limits.rows_per_tile
+            if self._num_parts(shape := DecodeShape(tiles, context, rows)) <= MAX_PARTS
         ]
         largest = max(packed_size(self._empty(shape)) for shape in self.shapes)
         self.buffer = torch.zeros(largest, dtype=torch.int32, device=staging.device)
@@ -125,15 +124,15 @@ class DecodeGraphs:
         return output[static.logit_rows[: len(batch.logit_rows)]]
 
     def _shape_for(self, batch: RowBatch) -> DecodeShape | None:
-        sequences = len(batch.tiles)
-        if batch.num_decode_tiles < sequences or batch.window_tables.shape[-1] > self.limits.window_blocks:
+        tiles = len(batch.tiles)
+        if batch.num_decode_tiles < tiles or batch.window_tables.shape[-1] > self.limits.window_blocks:
             return None
         context = int(batch.positions.max()) + 1
         rows = int((batch.tiles[:, 2] - batch.tiles[:, 1]).max())
         fitting = (
             shape
             for shape in self.shapes
-            if shape.sequences >= sequences and shape.context >= context and shape.rows >= rows
+            if shape.tiles >= tiles and shape.context >= context and shape.rows >= rows
         )
         return next(fitting, None)
 
@@ -142,12 +141,12 @@ class DecodeGraphs:
         split = tiling.split_keys
         if split is None or (shape.context <= split and not tiling.always_splits):
             return 0
-        return shape.sequences * (1 + -(-shape.context // split))
+        return shape.tiles * (1 + -(-shape.context // split))
 
     def _empty(self, shape: DecodeShape) -> RowBatch:
         """A batch of padding only."""
-        limits, sequences, later = self.limits, shape.sequences, self.limits.num_loops - 1
-        rows, parts = sequences * shape.rows, self._num_parts(shape)
+        limits, tiles, windows = self.limits, shape.tiles, self.limits.num_windows
+        rows, parts = tiles * shape.rows, self._num_parts(shape)
 
         def zeros(*sizes: int) -> torch.Tensor:
             return torch.zeros(sizes, dtype=torch.int32)
@@ -156,20 +155,21 @@ class DecodeGraphs:
             token_ids=zeros(rows),
             positions=zeros(rows),
             loops=zeros(rows),
+            windows=zeros(rows),
             input_slots=zeros(rows),
             output_slots=zeros(rows) - 1,
             snapshot_blocks=zeros(rows) - 1,
             cache_slots=zeros(rows) - 1,
-            tiles=zeros(sequences, 3),
+            tiles=zeros(tiles, 3),
             parts=zeros(parts, 2) - 1,
-            part_starts=zeros(sequences if parts else 0),
-            shared_tables=zeros(sequences, -(-shape.context // limits.block_size)),
-            window_tables=zeros(sequences, later, limits.window_blocks),
-            window_first=zeros(sequences, later),
-            window_floor=zeros(sequences, later),
+            part_starts=zeros(tiles if parts else 0),
+            context_tables=zeros(tiles, -(-shape.context // limits.block_size)),
+            window_tables=zeros(tiles, windows, limits.window_blocks),
+            window_first=zeros(tiles, windows),
+            window_floor=zeros(tiles, windows),
             logit_rows=zeros(rows),  # a sequence may want those of all its loops
             window=limits.window,
-            num_decode_tiles=sequences,
+            num_decode_tiles=tiles,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from engine.errors import InvalidRequestError, ModelError, RequestFailedError, is_isolable
+from engine.freed_memory import IdleTrim
 from engine.messages import (
     Abort,
     CacheMap,
@@ -97,7 +98,7 @@ def run_engine(load: Callable[[], Core], receive: Receive, send: Send, beat: Bea
 
 def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
     """Serve messages and step until `Shutdown` comes; whatever `core.step` raises ends the loop."""
-    was_working = False
+    was_working, idle = False, IdleTrim()
     while True:
         outputs: list[RequestOutput] = []
         for message in receive(_patience(core)):
@@ -118,6 +119,7 @@ def run_loop(core: Core, receive: Receive, send: Send, beat: Beat) -> None:
         was_working = working
         if core.calibrating and (calibrated := core.calibrate()) is not None:
             send(calibrated)
+        idle.turn(working or core.calibrating or bool(outputs))
         beat()
 
 

@@ -16,8 +16,9 @@ from engine.followers import Followers
 from engine.host_memory import gibibytes
 from engine.kv_arithmetic import (
     carry_bytes_per_sequence,
+    context_bytes_per_token,
+    one_loop_bytes_per_token,
     sequential_bytes_per_token,
-    shared_bytes_per_token,
     window_bytes_per_sequence,
 )
 from engine.messages import PROTOCOL_VERSION, CacheSizes, EngineReady
@@ -62,7 +63,7 @@ def load_model(options: EngineOptions, show_progress: bool, more_loops: int = 0)
     followers = Followers.start(options)
     try:
         rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)
-        model = _assemble(rank, followers)
+        model = assemble(rank, followers)
         return _self_checked(model, rank) if options.self_check else model
     except BaseException as error:
         followers.close()
@@ -113,22 +114,50 @@ def _self_checked(model: LoadedModel, rank: LoadedRank) -> LoadedModel:
     return replace(model, ready=msgspec.structs.replace(model.ready, batch_invariant=holds))
 
 
-def load_variants(options: Sequence[EngineOptions], show_progress: bool) -> list[LoadedModel]:
-    """Load a checkpoint once and serve it under several options, each with a cache of its own.
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to serve weights.
+
+    Attributes:
+        num_loops: at most the model's; None for all of them.
+    """
+
+    options: EngineOptions
+    num_loops: int | None = None
+
+    def plan(self) -> LoadPlan:
+        """The plan of its only rank."""
+        plan = plan_load(self.options, rank=0)
+        if self.num_loops is None:
+            return plan
+        loops = replace(plan.config.loops, num_loops=self.num_loops)
+        return replace(plan, config=replace(plan.config, loops=loops))
+
+
+def load_variants(variants: Sequence[Variant], show_progress: bool) -> list[LoadedModel]:
+    """Load a checkpoint once and serve it in several ways, each with a cache of its own.
 
     Args:
-        options: the first must have the most loops; they may differ in execution, loops, lengths and limits, but not
+        variants: the first must have the most loops; they may differ in execution, loops, lengths and limits, but not
             in what the weights are stored as or where. Without tensor parallelism.
 
     Raises:
         ModelError: the model or an option can't be served.
     """
-    rank = load_rank(plan_load(options[0], rank=0), None, show_progress)
-    return [_assemble(rank.under(plan_load(each, rank=0)), Followers()) for each in options]
+    plans = [variant.plan() for variant in variants]
+    rank = load_rank(plans[0], None, show_progress)
+    return [assemble(rank.under(plan), Followers()) for plan in plans]
 
 
-def _assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:
-    """Size and make the cache, on all ranks, and the scheduler over it."""
+def assemble(rank: LoadedRank, followers: Followers) -> LoadedModel:
+    """Size and make the cache, on all ranks, and the scheduler over it.
+
+    Args:
+        rank: the first.
+
+    Raises:
+        ModelError: there is too little memory for the cache.
+    """
     plan = rank.plan
     options, placement = plan.options, plan.placement
     # This rank's last, when all have loaded: ranks on the CPU take from the same memory.
@@ -200,9 +229,9 @@ def _fitting_model_len(scheduler: Scheduler, options: EngineOptions, wanted: int
 def _decode_limits(plan: LoadPlan, runner: ModelRunner, max_model_len: int) -> DecodeLimits:
     options, layout = plan.options, plan.layout
     return DecodeLimits(
-        num_loops=layout.num_loops,
-        rows_per_sequence=_rows_per_sequence(options, layout.num_loops),
-        max_num_seqs=options.max_num_seqs,
+        num_windows=layout.num_windows,
+        rows_per_tile=_rows_per_tile(options, layout),
+        max_tiles=options.max_num_seqs * _tiles_per_sequence(layout),
         max_model_len=max_model_len,
         block_size=layout.block_size,
         window=layout.window,
@@ -210,11 +239,17 @@ def _decode_limits(plan: LoadPlan, runner: ModelRunner, max_model_len: int) -> D
     )
 
 
-def _rows_per_sequence(options: EngineOptions, num_loops: int) -> tuple[int, ...]:
+def _rows_per_tile(options: EngineOptions, layout: LoopLayout) -> tuple[int, ...]:
     """Both executions need graphs of their own size if the baseline is to be measured fairly."""
+    in_one_pass = layout.num_windows + 1 if layout.decodes_in_one_pass else 1
     if options.calibration_time or options.shadow_steps:
-        return tuple(sorted({1, num_loops}))
-    return (num_loops,) if options.execution == "parallel" else (1,)
+        return tuple(sorted({1, in_one_pass}))
+    return (in_one_pass,) if options.execution == "parallel" else (1,)
+
+
+def _tiles_per_sequence(layout: LoopLayout) -> int:
+    """Decode tiles that a sequence has in a pass: one per loop in it, if those have contexts of their own."""
+    return layout.num_loops if layout.decodes_in_one_pass and not layout.has_windows else 1
 
 
 def _describe(plan: LoadPlan, scheduler: Scheduler, max_model_len: int) -> EngineReady:
@@ -229,7 +264,7 @@ def _describe(plan: LoadPlan, scheduler: Scheduler, max_model_len: int) -> Engin
         num_blocks=scheduler.blocks.num_blocks,
         block_size=scheduler.layout.block_size,
         execution=plan.options.execution,
-        kv_bytes_per_token=shared_bytes_per_token(config, element),
+        kv_bytes_per_token=context_bytes_per_token(config, element),
         kv_bytes_per_token_sequential=sequential_bytes_per_token(config, element),
         kv_bytes_per_sequence=window_bytes_per_sequence(config, element)
         + carry_bytes_per_sequence(config, plan.placement.dtype.itemsize),
@@ -242,10 +277,11 @@ def _cache_sizes(plan: LoadPlan, layout: LoopLayout) -> CacheSizes:
     config, options, placement = plan.config, plan.options, plan.placement
     hidden = config.hidden_size * placement.dtype.itemsize * options.tensor_parallel_size
     return CacheSizes(
-        kv_block=shared_bytes_per_token(config, placement.cache_dtype.itemsize) * layout.block_size,
+        kv_block=one_loop_bytes_per_token(config, placement.cache_dtype.itemsize) * layout.block_size,
         block_hidden=hidden if options.prefix_caching and layout.num_loops > 1 else 0,
         carry_slot=hidden,
-        window_blocks=layout.window_blocks(1),
+        window_blocks=layout.window_blocks(1) if layout.has_windows else 0,
+        has_windows=layout.has_windows,
     )
 
 

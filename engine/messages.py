@@ -10,7 +10,7 @@ import msgspec
 
 from engine.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -78,7 +78,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         loop_tokens: beside them, the token that each loop found most probable.
         finish_reason: None while running; "stop", "length", or "error".
         stop_token_id: the stop token that ended the sequence, if one did.
-        cached_tokens: prompt tokens whose shared K/V came from the prefix cache.
+        cached_tokens: prompt tokens whose K/V came from the prefix cache.
         num_loops: loops that this request runs; 0 if it was refused.
         error: text for the client when `finish_reason` is "error".
         invalid: True if `error` is the request's own fault (HTTP 400), False if ours (HTTP 500).
@@ -102,8 +102,8 @@ class CacheUse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What running sequences hold of the cache. A block that several share counts once.
 
     Attributes:
-        blocks: per loop; loop 0's are the shared group, a later loop's are its windows.
-        sequential_blocks: what the shared blocks would be if every loop of their sequences kept its own.
+        blocks: per loop; loop 0's are contexts, a later loop's are its windows, or contexts, too.
+        sequential_blocks: what loop 0's blocks would be if every loop of their sequences kept its own.
         carry_slots: per loop but the last, H vectors on their way to the next loop.
         tokens: of the running sequences, prompts and answers.
     """
@@ -119,7 +119,7 @@ class LoopSignals(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     Attributes:
         tokens: positions looked at, with this loop and the one before it.
-        gates: sum over them of the mean gate over layers and heads.
+        gates: sum over them of the mean gate over layers and heads; empty if the model has none.
         changes: sum of ``‖H[l] - H[l-1]‖ / ‖H[l-1]‖``.
         token_changes: how many had another most probable token than in the loop before.
     """
@@ -165,7 +165,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """State and running totals of the engine after a step. `*_total` only ever grow.
 
     Attributes:
-        blocks_used: blocks held by live sequences; `blocks_cached` are reusable but evictable.
+        blocks_used: blocks held by live sequences; `blocks_cached` are reusable but evictable. By group (see
+            `kv_arithmetic.BlockGroup`): `shared_blocks_used`, `window_blocks_used`, `own_blocks_used`.
         rows_total: rows computed so far, one count per loop.
         steps_total: forward passes.
         step_seconds: wall time of this step, 0 when idle (measured by the host; the core has no clock).
@@ -184,6 +185,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     blocks_cached: int = 0
     shared_blocks_used: int = 0
     window_blocks_used: int = 0
+    own_blocks_used: int = 0
     preemptions_total: int = 0
     prefix_query_tokens_total: int = 0
     prefix_hit_tokens_total: int = 0
@@ -271,16 +273,18 @@ class CacheSizes(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Bytes of what a cache is made of, on all ranks together.
 
     Attributes:
-        kv_block: K and V of one block.
+        kv_block: K and V of one block, which is of one loop.
         block_hidden: the H that is kept beside each block for the prefix cache; 0 if none is.
         carry_slot: the H in one slot.
-        window_blocks: most blocks that one loop's window holds while its sequence decodes.
+        window_blocks: most blocks that one loop's window holds while its sequence decodes; 0 without windows.
+        has_windows: later loops keep windows, and not their whole contexts.
     """
 
     kv_block: int
     block_hidden: int
     carry_slot: int
     window_blocks: int
+    has_windows: bool = True
 
 
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -289,7 +293,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     Attributes:
         max_model_len: most prompt + generated tokens of a sequence.
         vocab_size: width of the embedding; valid token ids are below it.
-        kv_bytes_per_token: shared K/V bytes per token of context.
+        kv_bytes_per_token: K/V bytes per token of context, as this cache keeps it.
         kv_bytes_per_token_sequential: what a cache with every loop's whole context would need.
         kv_bytes_per_sequence: windows and carry, a constant per running sequence.
         batch_invariant: whether a request got the same bits alone and in a crowd when the engine tried at its start;

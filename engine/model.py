@@ -64,10 +64,13 @@ class LoopedModel:
         for layer, cache, next_norm in zip(weights.layers, state.caches, next_norms, strict=True):
             if tap is not None:
                 tap.residual(x)
-            x, normed = kernels.add_rms_norm(
-                x, self._attend(layer, x, normed, batch, cache, tap), layer.post_attention_norm, eps
-            )
+            attended = self._attend(layer, x, normed, batch, cache, tap)
+            if layer.attention_out_norm is not None:
+                attended = kernels.rms_norm(attended, layer.attention_out_norm, eps)
+            x, normed = kernels.add_rms_norm(x, attended, layer.post_attention_norm, eps)
             update = layer.down(kernels.silu_mul(layer.gate_up(normed)))
+            if layer.mlp_out_norm is not None:
+                update = kernels.rms_norm(update, layer.mlp_out_norm, eps)
             x, normed = kernels.add_rms_norm(x, update, next_norm, eps)
         hidden = normed if loops.normalize_per_loop else x
         kernels.keep_hidden(hidden, state.carries, state.block_hidden, batch)
@@ -90,10 +93,29 @@ class LoopedModel:
         tap: Tap | None,
     ) -> torch.Tensor:
         kernels = self.kernels
-        queries = kernels.rotate_and_write(layer.qkv(normed), self.rope, cache, batch)
+        qkv = self._norm_heads(layer, layer.qkv(normed))
+        queries = kernels.rotate_and_write(qkv, self.rope, cache, batch)
         gates = kernels.gates(layer.gate, x, queries, self.config.rms_norm_eps) if layer.gate else None
         if tap is not None:
             if gates is not None:
                 tap.gates(gates)
             tap.queries(queries, partial(kernels.read_keys, cache))
         return layer.output(kernels.attend(cache, queries, gates, batch))
+
+    def _norm_heads(self, layer: LayerWeights, qkv: torch.Tensor) -> torch.Tensor:
+        """q, k and v with each head's q and k normed, where the layer has norms for them."""
+        if layer.query_norm is None or layer.key_norm is None:
+            return qkv
+        config, eps = self.config, self.config.rms_norm_eps
+        heads = qkv.view(len(qkv), -1, config.head_dim)
+        queries, keys, values = heads.split(
+            [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1
+        )
+
+        def normed(part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            # Not `reshape`: of one head it would be a view with gaps between its rows.
+            rows = part.contiguous().view(-1, config.head_dim)
+            return self.kernels.rms_norm(rows, weight, eps).view(part.shape)
+
+        parts = (normed(queries, layer.query_norm), normed(keys, layer.key_norm), values)
+        return torch.cat(parts, dim=1).flatten(1)

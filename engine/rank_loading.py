@@ -19,6 +19,7 @@ from engine.config import ModelConfig, load_config
 from engine.errors import ConfigError, ModelError
 from engine.followers import Followers
 from engine.host_memory import gibibytes
+from engine.kv_arithmetic import layout_of
 from engine.model import LoopedModel
 from engine.options import EngineOptions
 from engine.placement import Placement, free_memory, memory_left, resolve_placement, weight_bytes
@@ -51,10 +52,7 @@ class LoadPlan:
 
     @property
     def layout(self) -> LoopLayout:
-        loops = self.config.loops
-        return LoopLayout(
-            loops.num_loops, loops.offset, loops.window, self.config.num_layers, self.options.block_size
-        )
+        return layout_of(self.config, self.options.block_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +200,11 @@ def _load_weights(
         if group is not None:
             tensors = group.shard.tensors(plan.config, tensors)
         placed = ((name, tensor.to(plan.placement.device)) for name, tensor in tensors)
-        return build_weights(config, placed, _factories(plan, group), plan.placement.dtype)
+        return build_weights(config, placed, product_factories(plan, group), plan.placement.dtype)
 
 
-def _factories(plan: LoadPlan, group: RankGroup | None) -> ProductFactories:
+def product_factories(plan: LoadPlan, group: RankGroup | None) -> ProductFactories:
+    """How a rank's products are made."""
     layer, head = _layer_linears(plan.placement), _plain_linears(plan.placement)
     if group is None:
         return ProductFactories(layer, layer, head)

@@ -65,12 +65,15 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
 
-def parse_rope(fields: Fields, positions: int, head_dim: int) -> tuple[float, RopeScaling]:
+def parse_rope(
+    fields: Fields, positions: int, head_dim: int, default_theta: float | None = None
+) -> tuple[float, RopeScaling]:
     """RoPE's theta and scaling.
 
     Args:
         fields: the top level of `config.json`.
         positions: its `max_position_embeddings`.
+        default_theta: where `config.json` has none; None if it must have one.
 
     Raises:
         ConfigError: an unknown kind or parameter, a value out of range, or two places that disagree.
@@ -85,6 +88,8 @@ def parse_rope(fields: Fields, positions: int, head_dim: int) -> tuple[float, Ro
         raise ConfigError(f"{inner.where}: type 'dynamic' needs a head_dim above 2.")
     given = [place.optional_number("rope_theta", MIN_ROPE_THETA, MAX_ROPE_THETA) for place in (fields, inner)]
     thetas = sorted({theta for theta in given if theta is not None})
+    if not thetas and default_theta is not None:
+        return default_theta, scaling
     if len(thetas) != 1:
         raise ConfigError(f"{fields.where}: rope_theta must be given, once; got {thetas or 'none'}.")
     return thetas[0], scaling

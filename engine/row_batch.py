@@ -42,12 +42,20 @@ class BatchFormat:
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceRows:
-    """The rows of one sequence: `segments[0]`'s first row is row `first_row` of the pass."""
+class ContextRows:
+    """The rows that read one context: `segments[0]`'s first row is row `first_row` of the pass.
+
+    All rows of a sequence where later loops have windows, beside which they read loop 0's keys; else those of one loop.
+    """
 
     sequence: Sequence
     segments: list[RowSegment]
     first_row: int
+
+    @property
+    def table(self) -> BlockTable:
+        layout = self.sequence.layout
+        return self.sequence.tables[0 if layout.has_windows else self.segments[0].loop]
 
     @property
     def num_rows(self) -> int:
@@ -68,7 +76,7 @@ def build_row_batch(
         layout: the model's; a sequence may have fewer loops.
     """
     segments = step.segments
-    sequences = _sequences(segments)
+    contexts = _contexts(segments)
     positions = np.concatenate([np.arange(segment.start, segment.stop) for segment in segments])
     row_counts = [segment.num_rows for segment in segments]
     loops = np.repeat([segment.loop for segment in segments], row_counts)
@@ -76,15 +84,16 @@ def build_row_batch(
     slots = np.concatenate([_cache_slots(segment, layout.block_size) for segment in segments])
     at_block_end = (positions + 1) % layout.block_size == 0
     snapshots = at_block_end & (slots >= 0) & passes_on & wanted.keeps_snapshots
-    tiles, num_decode_tiles = _tiles(sequences, wanted.tiling.tile_rows)
+    tiles, num_decode_tiles = _tiles(contexts, wanted.tiling.tile_rows)
     parts, part_starts = _parts(tiles[:num_decode_tiles], positions, wanted.tiling)
-    logit_rows = [row for rows in sequences for row in _logit_rows(rows)]
-    later_loops = range(1, layout.num_loops)
-    windows = [_window(s.sequence, loop) for s in sequences for loop in later_loops]
+    logit_rows = [row for rows in contexts for row in _logit_rows(rows)]
+    windowed = range(1, layout.num_loops) if layout.has_windows else range(0)
+    windows = [_window(c.sequence, loop) for c in contexts for loop in windowed]
     batch = RowBatch(
         token_ids=_tensor([token for s in segments for token in s.sequence.tokens[s.start : s.stop]]),
         positions=_tensor(positions),
         loops=_tensor(loops),
+        windows=_tensor(loops if windowed else np.zeros_like(loops)),
         input_slots=_tensor(
             np.concatenate([s.input_slots or np.zeros(s.num_rows, np.int32) for s in segments])
         ),
@@ -96,12 +105,12 @@ def build_row_batch(
         tiles=_tensor(tiles),
         parts=_tensor(parts),
         part_starts=_tensor(part_starts),
-        shared_tables=_tensor(_padded([s.sequence.tables[0] for s in sequences])),
-        window_tables=_tensor(_padded(windows).reshape(len(sequences), len(later_loops), -1))
-        if later_loops
-        else torch.zeros(len(sequences), 0, 1, dtype=torch.int32),
-        window_first=_tensor([table.first for table in windows]).view(len(sequences), len(later_loops)),
-        window_floor=_tensor([[_floor(s.sequence, loop) for loop in later_loops] for s in sequences]),
+        context_tables=_tensor(_padded([c.table for c in contexts])),
+        window_tables=_tensor(_padded(windows).reshape(len(contexts), len(windowed), -1))
+        if windowed
+        else torch.zeros(len(contexts), 0, 1, dtype=torch.int32),
+        window_first=_tensor([table.first for table in windows]).view(len(contexts), len(windowed)),
+        window_floor=_tensor([[_floor(c.sequence, loop) for loop in windowed] for c in contexts]),
         logit_rows=_tensor([row.row for row in logit_rows]),
         window=wanted.window,
         num_decode_tiles=num_decode_tiles,
@@ -113,20 +122,21 @@ def _tensor(values: np.ndarray | list[int] | list[list[int]]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.int32))
 
 
-def _sequences(segments: list[RowSegment]) -> list[SequenceRows]:
-    """Sequences in the order of their rows."""
-    found: list[SequenceRows] = []
+def _contexts(segments: list[RowSegment]) -> list[ContextRows]:
+    """In the order of their rows."""
+    found: list[ContextRows] = []
     row = 0
     for segment in segments:
-        if not found or found[-1].sequence is not segment.sequence:
-            found.append(SequenceRows(segment.sequence, [], row))
+        sequence = segment.sequence
+        if not found or found[-1].sequence is not sequence or not sequence.layout.has_windows:
+            found.append(ContextRows(sequence, [], row))
         found[-1].segments.append(segment)
         row += segment.num_rows
     return found
 
 
 def _cache_slots(segment: RowSegment, block_size: int) -> np.ndarray:
-    """Slot of each row's k, v; -1 where a cached shared block holds them already."""
+    """Slot of each row's k, v; -1 where a cached block of loop 0 holds them already."""
     table = segment.sequence.tables[segment.loop]
     positions = np.arange(segment.start, segment.stop)
     blocks = np.asarray(table.blocks, dtype=np.int64)[positions // block_size - table.first]
@@ -137,10 +147,10 @@ def _cache_slots(segment: RowSegment, block_size: int) -> np.ndarray:
     return slots
 
 
-def _tiles(sequences: list[SequenceRows], tile_rows: int) -> tuple[np.ndarray, int]:
+def _tiles(contexts: list[ContextRows], tile_rows: int) -> tuple[np.ndarray, int]:
     """int32 ``[tiles, 3]`` of `RowBatch.tiles`, and how many are decode tiles."""
     decode, prefill = [], []
-    for index, rows in enumerate(sequences):
+    for index, rows in enumerate(contexts):
         if rows.is_decode:
             decode.append((index, rows.first_row, rows.first_row + rows.num_rows))
             continue
@@ -167,7 +177,7 @@ def _parts(decode_tiles: np.ndarray, positions: np.ndarray, tiling: Tiling) -> t
     return np.stack([tiles, np.arange(len(tiles)) - starts[tiles]], axis=1), starts
 
 
-def _logit_rows(rows: SequenceRows) -> list[LogitRow]:
+def _logit_rows(rows: ContextRows) -> list[LogitRow]:
     """The last loop's row of the newest position, and of every prompt position if prompt logprobs are owed.
 
     Of the earlier loops the newest position's, if the request wants to know what each loop would have said.

@@ -47,7 +47,7 @@ class ModelRunner:
         group = config.num_heads // config.num_kv_heads
         self.format = BatchFormat(
             config.loops.window,
-            kernels.tiling(config.head_dim, group, config.loops.num_loops, state.carries.dtype),
+            kernels.tiling(config.head_dim, group, layout.num_windows + 1, state.carries.dtype),
             keeps_snapshots=len(state.block_hidden) > 1,
         )
         self.staging = Staging(device)

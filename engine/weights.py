@@ -20,15 +20,24 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer; the same for every loop."""
+    """One layer; the same for every loop.
+
+    Attributes:
+        query_norm, key_norm: ``[head_dim]``, of each head before it is rotated; None if there are none.
+        attention_out_norm, mlp_out_norm: ``[hidden]``, of what is added to the residual; None if there are none.
+    """
 
     input_norm: torch.Tensor
     qkv: Linear
+    query_norm: torch.Tensor | None
+    key_norm: torch.Tensor | None
     output: Linear
+    attention_out_norm: torch.Tensor | None
     gate: HiddenGate | QueryGate | None
     post_attention_norm: torch.Tensor
     gate_up: Linear
     down: Linear
+    mlp_out_norm: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +120,21 @@ def _build_layer(
         has_bias = f"{names[0]}.bias" in tensors
         return make(weight, torch.cat([tensors[f"{name}.bias"] for name in names]) if has_bias else None)
 
+    def vector(name: str) -> torch.Tensor | None:
+        return tensors[name].to(dtype) if name in tensors else None
+
     return LayerWeights(
         input_norm=tensors["input_layernorm.weight"].to(dtype),
         qkv=product(make.inner, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        query_norm=vector("self_attn.q_norm.weight"),
+        key_norm=vector("self_attn.k_norm.weight"),
         output=product(make.outer, "self_attn.o_proj"),
-        gate=_gate(config, tensors, dtype) if config.loops.num_loops > 1 else None,
+        attention_out_norm=vector("input_layernorm_2.weight"),
+        gate=_gate(config, tensors, dtype) if config.loops.has_gates else None,
         post_attention_norm=tensors["post_attention_layernorm.weight"].to(dtype),
         gate_up=product(make.inner, "mlp.gate_proj", "mlp.up_proj"),
         down=product(make.outer, "mlp.down_proj"),
+        mlp_out_norm=vector("post_attention_layernorm_2.weight"),
     )
 
 

@@ -33,12 +33,13 @@ class BatchArrays:
     token_ids: np.ndarray
     positions: np.ndarray
     loops: np.ndarray
+    windows: np.ndarray
     input_slots: np.ndarray
     output_slots: np.ndarray
     snapshot_blocks: np.ndarray
     cache_slots: np.ndarray
     tiles: np.ndarray
-    shared_tables: np.ndarray
+    context_tables: np.ndarray
     window_tables: np.ndarray
     window_first: np.ndarray
     window_floor: np.ndarray
@@ -51,12 +52,13 @@ class BatchArrays:
             batch.token_ids.numpy(),
             batch.positions.numpy(),
             batch.loops.numpy(),
+            batch.windows.numpy(),
             batch.input_slots.numpy(),
             batch.output_slots.numpy(),
             batch.snapshot_blocks.numpy(),
             batch.cache_slots.numpy(),
             batch.tiles.numpy(),
-            batch.shared_tables.numpy(),
+            batch.context_tables.numpy(),
             batch.window_tables.numpy(),
             batch.window_first.numpy(),
             batch.window_floor.numpy(),
@@ -101,11 +103,11 @@ class CpuBackend:
         cache = LayerCache(keys, values)
         zero = torch.zeros(1, dtype=torch.int32)
         batch = RowBatch(
-            *(zero,) * 7,
+            *(zero,) * 8,
             tiles=torch.tensor([[0, 0, 1]], dtype=torch.int32),
             parts=zero.view(1, 1),
             part_starts=zero,
-            shared_tables=zero.view(1, 1),
+            context_tables=zero.view(1, 1),
             window_tables=zero.view(1, 1, 1),
             window_first=zero.view(1, 1),
             window_floor=zero.view(1, 1),
@@ -120,7 +122,7 @@ class CpuBackend:
             queries = _launch_rotate(parallel, torch.zeros(1, 6), rope, stored, arrays)
             _launch_attend(parallel, stored, queries, torch.zeros(1, 1), arrays)
 
-    def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
+    def tiling(self, head_dim: int, group: int, decode_rows: int, dtype: torch.dtype) -> Tiling:
         return Tiling(TILE_ROWS)
 
     def loop_input(
@@ -238,8 +240,8 @@ def _launch_attend(
         stored.values,
         arrays.tiles,
         arrays.positions,
-        arrays.loops,
-        arrays.shared_tables,
+        arrays.windows,
+        arrays.context_tables,
         arrays.window_tables,
         arrays.window_first,
         arrays.window_floor,

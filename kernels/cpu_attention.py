@@ -324,15 +324,15 @@ def _attend_tile(
     key_cache: np.ndarray,
     value_cache: np.ndarray,
     positions: np.ndarray,
-    loops: np.ndarray,
-    shared_tables: np.ndarray,
+    windows: np.ndarray,
+    context_tables: np.ndarray,
     window_tables: np.ndarray,
     window_first: np.ndarray,
     window_floor: np.ndarray,
     window: int,
     out: np.ndarray,
 ) -> None:
-    sequence, row_start, rows = tile[0], tile[1], tile[2] - tile[1]
+    context, row_start, rows = tile[0], tile[1], tile[2] - tile[1]
     if rows == 0:
         return  # padding
     kv_heads, head_dim, block_size = key_cache.shape[1], key_cache.shape[2], key_cache.shape[3]
@@ -356,11 +356,11 @@ def _attend_tile(
                 scratch.queries[row * group + member, d] = (
                     queries[row_start + row, first_head + member, d] * scale
                 )
-    _walk(heads, scratch, 0, rows, shared_tables[sequence], 0)
+    _walk(heads, scratch, 0, rows, context_tables[context], 0)
     for row in range(rows):
         for member in range(group):
             lane, share = row * group + member, _ONE
-            if loops[row_start + row] > 0:
+            if windows[row_start + row] > 0:
                 share = gates[row_start + row, first_head + member]
             share /= scratch.totals[lane]
             for d in range(head_dim):
@@ -368,14 +368,14 @@ def _attend_tile(
 
     row = 0
     while row < rows:
-        loop, next_row = loops[row_start + row], row
-        while next_row < rows and loops[row_start + next_row] == loop:
+        own, next_row = windows[row_start + row], row
+        while next_row < rows and windows[row_start + next_row] == own:
             next_row += 1
-        if loop > 0:
-            floor = window_floor[sequence, loop - 1]
+        if own > 0:
+            floor = window_floor[context, own - 1]
             for seeing in range(row, next_row):
                 scratch.low[seeing] = max(floor, positions[row_start + seeing] - window)
-            table, table_first = window_tables[sequence, loop - 1], window_first[sequence, loop - 1]
+            table, table_first = window_tables[context, own - 1], window_first[context, own - 1]
             _walk(heads, scratch, row, next_row, table, table_first)
             for lane in range(row * group, next_row * group):
                 at, head = row_start + lane // group, first_head + lane % group
@@ -395,8 +395,8 @@ def attend_share(
     value_cache: np.ndarray,
     tiles: np.ndarray,
     positions: np.ndarray,
-    loops: np.ndarray,
-    shared_tables: np.ndarray,
+    windows: np.ndarray,
+    context_tables: np.ndarray,
     window_tables: np.ndarray,
     window_first: np.ndarray,
     window_floor: np.ndarray,
@@ -422,8 +422,8 @@ def attend_share(
             key_cache,
             value_cache,
             positions,
-            loops,
-            shared_tables,
+            windows,
+            context_tables,
             window_tables,
             window_first,
             window_floor,
@@ -441,8 +441,8 @@ def attend(
     value_cache: np.ndarray,
     tiles: np.ndarray,
     positions: np.ndarray,
-    loops: np.ndarray,
-    shared_tables: np.ndarray,
+    windows: np.ndarray,
+    context_tables: np.ndarray,
     window_tables: np.ndarray,
     window_first: np.ndarray,
     window_floor: np.ndarray,
@@ -467,8 +467,8 @@ def attend(
             value_cache,
             tiles,
             positions,
-            loops,
-            shared_tables,
+            windows,
+            context_tables,
             window_tables,
             window_first,
             window_floor,

@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """Paged keys and values of one layer, shared by all loops' block groups.
+    """Paged keys and values of one layer; the blocks of all loops lie in one pool.
 
     The last block belongs to no sequence: it takes what rows with slot -1 write and is never read.
 
@@ -46,34 +46,40 @@ class LayerCache:
 class RowBatch:
     """The rows of a step: what they start from, where they write, what they may read.
 
-    All tensors are int32 on the model's device. A sequence's rows are contiguous. A **tile** is a run of rows of one
-    sequence whose attention is computed together: in a decode tile every row is of another loop, in any other tile
-    all rows are of one loop at consecutive positions. Decode tiles come first. A sequence may have fewer loops than
-    the model; nothing is read of the windows of those it does not have.
+    All tensors are int32 on the model's device. A **context** is keys that rows read from position 0 on. Where later
+    loops have windows, a sequence has one context, loop 0's keys, for the rows of all its loops; where every loop keeps
+    its own keys, each loop of a sequence that has rows has a context of its own. A context's rows are contiguous.
+
+    A **tile** is a run of rows of one context whose attention is computed together: in a decode tile every row is of
+    another loop, in any other tile all rows are of one loop at consecutive positions. Decode tiles come first. A
+    sequence may have fewer loops than the model; nothing is read of the windows of those it does not have.
 
     Attributes:
         token_ids, positions, loops: ``[rows]``.
+        windows: ``[rows]``: 0 for a row that reads its context only; w ≥ 1 for one that also reads the w-th window
+            beside it, and mixes the two by its gate. All 0 if there are no windows, else the row's loop.
         input_slots: ``[rows]``: carry slot with the row's ``H[l-1][i - offset]``; not read for loop 0.
         output_slots: ``[rows]``: carry slot that takes the row's H; -1 for none.
         snapshot_blocks: ``[rows]``: block beside which the row's H is kept; -1 for none.
         cache_slots: ``[rows]``: block · block_size + offset where the row's k, v go; -1 for nowhere.
-        tiles: ``[tiles, 3]``: sequence, first row, last row + 1.
+        tiles: ``[tiles, 3]``: context, first row, last row + 1.
         parts: ``[parts, 2]``: tile and part, the work of a decode split over the context: part 0 is the tile's
-            windows, part n > 0 its n-th run of `Tiling.split_keys` shared keys; tile -1 is padding. Empty if the
-            decode tiles are not split.
+            windows, part n > 0 its n-th run of `Tiling.split_keys` keys of the context; tile -1 is padding. Empty if
+            the decode tiles are not split.
         part_starts: ``[decode tiles]``: index of each tile's part 0.
-        shared_tables: ``[sequences, most blocks]``: block ids of loop 0 from position 0 on.
-        window_tables: ``[sequences, loops - 1, most blocks]``: block ids of each later loop's window.
-        window_first: ``[sequences, loops - 1]``: block index (position // block_size) of a window's first block.
-        window_floor: ``[sequences, loops - 1]``: first position a window may be read at.
+        context_tables: ``[contexts, most blocks]``: block ids from position 0 on.
+        window_tables: ``[contexts, windows, most blocks]``: block ids of each later loop's window.
+        window_first: ``[contexts, windows]``: block index (position // block_size) of a window's first block.
+        window_floor: ``[contexts, windows]``: first position a window may be read at.
         logit_rows: ``[wanted]``: rows whose logits are wanted.
-        window: W; a row at position i sees its own loop's ``[max(floor, i - W), i]``.
+        window: W; a row at position i sees its window's ``[max(floor, i - W), i]``.
         num_decode_tiles: how many of the tiles are decode tiles.
     """
 
     token_ids: torch.Tensor
     positions: torch.Tensor
     loops: torch.Tensor
+    windows: torch.Tensor
     input_slots: torch.Tensor
     output_slots: torch.Tensor
     snapshot_blocks: torch.Tensor
@@ -81,7 +87,7 @@ class RowBatch:
     tiles: torch.Tensor
     parts: torch.Tensor
     part_starts: torch.Tensor
-    shared_tables: torch.Tensor
+    context_tables: torch.Tensor
     window_tables: torch.Tensor
     window_first: torch.Tensor
     window_floor: torch.Tensor
@@ -90,8 +96,14 @@ class RowBatch:
     num_decode_tiles: int
 
     @property
-    def num_loops(self) -> int:
-        return self.window_first.shape[1] + 1
+    def num_windows(self) -> int:
+        """Of a context; 0 where each loop has a context of its own, and in a model of one loop."""
+        return self.window_first.shape[1]
+
+    @property
+    def decode_rows(self) -> int:
+        """Most rows of a decode tile."""
+        return self.num_windows + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +145,7 @@ class Tiling:
 
     Attributes:
         tile_rows: most rows of a tile that is not a decode tile.
-        split_keys: shared keys per part of a split decode; None if decode is never split.
+        split_keys: keys of the context per part of a split decode; None if decode is never split.
         always_splits: decode is split even if every context fits one part.
     """
 
@@ -155,11 +167,12 @@ class KernelBackend(Protocol):
         """Compile what can be compiled before there is a model."""
         ...
 
-    def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
+    def tiling(self, head_dim: int, group: int, decode_rows: int, dtype: torch.dtype) -> Tiling:
         """How batches are to be cut.
 
         Args:
             group: query heads per KV head.
+            decode_rows: most rows of a decode tile, see `RowBatch`.
             dtype: of the queries.
         """
         ...
@@ -199,7 +212,7 @@ class KernelBackend(Protocol):
     def gates(
         self, gate: HiddenGate | QueryGate, x: torch.Tensor, queries: torch.Tensor, eps: float
     ) -> torch.Tensor:
-        """Weight of the shared part per row and head, float32 ``[rows, heads]``.
+        """Weight of the context's part per row and head, float32 ``[rows, heads]``.
 
         Args:
             x: the layer's input before its norm, ``[rows, hidden]``.
@@ -225,11 +238,11 @@ class KernelBackend(Protocol):
     ) -> torch.Tensor:
         """Gated attention of every row; `rotate_and_write` of the same step comes first.
 
-        Loop 0: ``attn(q, shared ≤ i)``. Loop l ≥ 1: ``g · attn(q, shared ≤ i) + (1 - g) · attn(q, own window)``
+        Without a window: ``attn(q, context ≤ i)``. With one: ``g · attn(q, context ≤ i) + (1 - g) · attn(q, window)``
         (PLT, arXiv 2510.24824). Scores are scaled by ``1/√head_dim``.
 
         Args:
-            gates: float32 ``[rows, heads]``; ignored for loop 0; None if there is one loop.
+            gates: float32 ``[rows, heads]``; ignored for rows without a window; None if there are no windows.
 
         Returns:
             ``[rows, heads · head_dim]`` in the queries' dtype.

@@ -18,7 +18,7 @@ UNCUT = 1 << 30
 class TorchRowOps:
     """A backend without its attention: the operations that see one row at a time. Segments are never cut."""
 
-    def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
+    def tiling(self, head_dim: int, group: int, decode_rows: int, dtype: torch.dtype) -> Tiling:
         return Tiling(UNCUT)
 
     def warm_up(self, cache_dtype: torch.dtype) -> None:
@@ -92,16 +92,16 @@ class ReferenceBackend(TorchRowOps):
         self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: RowBatch
     ) -> torch.Tensor:
         out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
-        for sequence, first_row, stop_row in batch.tiles.tolist():
+        for context, first_row, stop_row in batch.tiles.tolist():
             for row in range(first_row, stop_row):
-                position, loop = int(batch.positions[row]), int(batch.loops[row])
+                position, window = int(batch.positions[row]), int(batch.windows[row])
                 query = queries[row].float()
-                attended = _attend_range(cache, query, batch.shared_tables[sequence], 0, 0, position)
-                if loop > 0:
+                attended = _attend_range(cache, query, batch.context_tables[context], 0, 0, position)
+                if window > 0:
                     assert gates is not None
-                    first = int(batch.window_first[sequence, loop - 1])
-                    low = max(int(batch.window_floor[sequence, loop - 1]), position - batch.window)
-                    table = batch.window_tables[sequence, loop - 1]
+                    first = int(batch.window_first[context, window - 1])
+                    low = max(int(batch.window_floor[context, window - 1]), position - batch.window)
+                    table = batch.window_tables[context, window - 1]
                     local = _attend_range(cache, query, table, first, low, position)
                     gate = gates[row].unsqueeze(1)
                     attended = gate * attended + (1 - gate) * local

@@ -9,8 +9,10 @@ from engine.kv_arithmetic import (
     FREE_MEMORY_SHARE,
     block_bytes,
     carry_bytes_per_sequence,
+    context_bytes_per_token,
+    layout_of,
+    one_loop_bytes_per_token,
     sequential_bytes_per_token,
-    shared_bytes_per_token,
     window_bytes_per_sequence,
 )
 from engine.weight_arithmetic import weight_bytes
@@ -21,7 +23,8 @@ from scheduler.loop_layout import LoopLayout
 
 Layout = Literal["shared", "sequential", "one_loop"]
 LAYOUTS: tuple[Layout, ...] = ("shared", "sequential", "one_loop")
-"""Ours; every loop keeps the whole context; a model without loops."""
+"""As it is served; every loop keeps the whole context, which for some models is how they are served; a model without
+loops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,9 @@ class MemoryModel:
         config, formats = self.config, self.formats
         per_token, sequential = (
             bytes_of(config, formats.cache_bytes)
-            for bytes_of in (shared_bytes_per_token, sequential_bytes_per_token)
+            for bytes_of in (context_bytes_per_token, sequential_bytes_per_token)
         )
+        one_loop = one_loop_bytes_per_token(config, formats.cache_bytes)
         tokens = -(-context // self.options.block_size) * self.options.block_size
         extra = window_bytes_per_sequence(config, formats.cache_bytes)
         extra += carry_bytes_per_sequence(config, formats.activation_bytes)
@@ -86,12 +90,12 @@ class MemoryModel:
             weights_per_rank=self.weights_per_rank,
             cache_per_rank=self.cache_per_rank,
             windows_and_carry=extra,
-            kv_per_token={"shared": per_token, "sequential": sequential, "one_loop": per_token},
+            kv_per_token={"shared": per_token, "sequential": sequential, "one_loop": one_loop},
             kv_per_sequence={
                 "shared": self._steady_blocks(context) * self.block_bytes * self.ranks
                 + carry_bytes_per_sequence(config, formats.activation_bytes),
                 "sequential": tokens * sequential,
-                "one_loop": tokens * per_token,
+                "one_loop": tokens * one_loop,
             },
             fitting={layout: self.fitting(context, layout) for layout in LAYOUTS},
         )
@@ -156,14 +160,11 @@ class MemoryModel:
 
     @property
     def _block_bytes_without_h(self) -> int:
-        return self.options.block_size * shared_bytes_per_token(self._rank_config, self.formats.cache_bytes)
+        return self.options.block_size * one_loop_bytes_per_token(self._rank_config, self.formats.cache_bytes)
 
     @property
     def _layout(self) -> LoopLayout:
-        loops = self.config.loops
-        return LoopLayout(
-            loops.num_loops, loops.offset, loops.window, self.config.num_layers, self.options.block_size
-        )
+        return layout_of(self.config, self.options.block_size)
 
 
 def check_ranks(config: ModelConfig, ranks: int) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from planning.memory import LAYOUTS
+from engine.config import LoopSpec
+from planning.memory import LAYOUTS, Layout
 from planning.plan import Plan
 from planning.roofline import StepTime
+from scheduler.loop_layout import LoopCache
 
 HEADER = (
     "A model, not a measurement: bytes and FLOPs against data-sheet peaks, which real kernels do not reach. "
@@ -19,11 +21,13 @@ def as_text(plan: Plan) -> str:
     """For a terminal."""
     asked, memory, decode, prefill = plan.asked, plan.memory, plan.decode, plan.prefill
     config, device = asked.config, asked.device
+    has_windows = config.loops.cache is LoopCache.WINDOW
+    has_two_ways = config.loops.offset > 0 or config.loops.num_loops == 1
     count = f"{asked.ranks} × " if asked.ranks > 1 else ""
     lines = [
         HEADER,
         "",
-        f"Model     {config.loops.num_loops} loops × {config.num_layers} layers, window {config.loops.window}",
+        f"Model     {config.loops.num_loops} loops × {config.num_layers} layers, {_cache(config.loops)}",
         f"Hardware  {count}{device.name}: {size(device.memory)}, {device.bandwidth / 1e9:,.0f} GB/s, "
         f"{device.flops / 1e12:,.4g} TFLOPS ({device.source})",
         f"Load      {asked.concurrency} sequences of {asked.context:,} tokens",
@@ -34,24 +38,48 @@ def as_text(plan: Plan) -> str:
             ["cache layout", "KV per token", f"per sequence of {asked.context:,}", "sequences that fit"],
             [
                 [
-                    LAYOUT_NAMES[layout],
+                    _layout_name(layout, config.loops),
                     size(memory.kv_per_token[layout]),
                     size(memory.kv_per_sequence[layout]),
                     f"{memory.fitting[layout]:,}",
                 ]
                 for layout in LAYOUTS
+                if has_windows or layout != "sequential"  # else it is the first
             ],
         ),
-        f"  of a shared sequence, windows and carry: {size(memory.windows_and_carry)}",
+        f"  of a served sequence, {'windows and ' if has_windows else ''}carry: {size(memory.windows_and_carry)}",
         "",
         f"Decode step, {asked.concurrency} sequences; most of it is {decode.parallel.bound}",
-        *_times(decode.parallel, decode.sequential, decode.one_loop, asked.concurrency),
+        *_times(
+            [
+                ("parallel", decode.parallel),
+                *([("sequential", decode.sequential)] if has_two_ways else []),
+                ("one loop", decode.one_loop),
+            ],
+            asked.concurrency,
+        ),
+        *(
+            []
+            if has_two_ways
+            else ["  a loop needs the one before at the same token: a pass per loop, always"]
+        ),
         f"  the further loops cost at most 10 % up to {_batch(decode.free_until)} sequences at this context "
         f"(ridge: {decode.ridge_rows:.0f} rows)",
         "",
         f"Prefill of {asked.context:,} tokens, alone, in chunks of {asked.cache.max_rows_per_step:,} rows",
-        *_times(prefill.parallel, prefill.sequential, prefill.one_loop, None),
-        "  sequential: every loop over the whole prompt, as a cache per loop needs it",
+        *_times(
+            [
+                ("parallel", prefill.parallel),
+                *([("sequential", prefill.sequential)] if has_windows else []),
+                ("one loop", prefill.one_loop),
+            ],
+            None,
+        ),
+        *(
+            ["  sequential: every loop over the whole prompt, as a cache per loop needs it"]
+            if has_windows
+            else []
+        ),
         "",
         f"{asked.concurrency} sequences {'fit' if plan.fits else 'do NOT fit'}. Limit: {plan.limit}.",
     ]
@@ -97,20 +125,31 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def _cache(loops: LoopSpec) -> str:
+    return f"window {loops.window}" if loops.cache is LoopCache.WINDOW else "a cache per loop"
+
+
+def _layout_name(layout: Layout, loops: LoopSpec) -> str:
+    if layout == "shared" and loops.cache is LoopCache.OWN:
+        return "a cache per loop (loopserve)"
+    return LAYOUT_NAMES[layout]
+
+
 def _time(step: StepTime) -> dict[str, Any]:
     return {**asdict(step), "seconds": step.seconds, "bound": step.bound}
 
 
-def _times(parallel: StepTime, sequential: StepTime, one_loop: StepTime, batch: int | None) -> list[str]:
-    """Lines of a table of three executions."""
+def _times(executions: list[tuple[str, StepTime]], batch: int | None) -> list[str]:
+    """Lines of a table of executions; the first is what the others are divided by."""
+    first = executions[0][1]
     return _aligned(
         ["", "ms", "÷ parallel", *(["tokens/s"] if batch else [])],
         [
             [
-                *(name, f"{1e3 * step.seconds:,.2f}", f"{step.seconds / parallel.seconds:.2f}"),
+                *(name, f"{1e3 * step.seconds:,.2f}", f"{step.seconds / first.seconds:.2f}"),
                 *([f"{batch / step.seconds:,.0f}"] if batch else []),
             ]
-            for name, step in (("parallel", parallel), ("sequential", sequential), ("one loop", one_loop))
+            for name, step in executions
         ],
     )
 

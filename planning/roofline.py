@@ -58,7 +58,7 @@ def head(shape: Shape, rows: int) -> Cost:
     return Cost(moved + LOGIT_BYTES * rows * shape.vocab, 2 * rows * weights)
 
 
-def shared_attention(shape: Shape, queries: float, reads: float, context: float) -> Cost:
+def context_attention(shape: Shape, queries: float, reads: float, context: float) -> Cost:
     """`queries` rows over `context` keys that are read `reads` times from memory, all layers."""
     per_key = shape.kv_elements * shape.cache_bytes
     return Cost(
@@ -67,8 +67,10 @@ def shared_attention(shape: Shape, queries: float, reads: float, context: float)
 
 
 def window_attention(shape: Shape, rows: float) -> Cost:
-    """`rows` rows of later loops, each over its own W + 1 keys."""
-    return shared_attention(shape, rows, rows, shape.window + 1)
+    """`rows` rows of later loops, each over its own W + 1 keys, where there are windows."""
+    if not shape.has_windows:
+        return Cost(0, 0)
+    return context_attention(shape, rows, rows, shape.window + 1)
 
 
 def kv_writes(shape: Shape, rows: float) -> Cost:
@@ -117,13 +119,15 @@ class Deployment:
         """One token for each of `batch` sequences that have `context` tokens.
 
         In parallel, one pass has ``batch · R`` rows and reads weights and shared keys once. Sequentially, R passes of
-        `batch` rows read them R times; with an offset of 0 nothing else is possible.
+        `batch` rows read them R times; with an offset of 0 nothing else is possible. Loops with contexts of their own
+        read R of them either way.
         """
         part, later = self.shape.split(self.ranks), batch * (num_loops - 1)
         in_one_pass = execution == "parallel" and self.shape.offset > 0
         passes, rows = (1, batch * num_loops) if in_one_pass else (num_loops, batch)
+        reads = passes if part.has_windows else num_loops
         attention = (
-            shared_attention(part, batch * num_loops, batch * passes, context)
+            context_attention(part, batch * num_loops, batch * reads, context)
             + window_attention(part, later)
             + kv_writes(part, batch * num_loops)
         )
@@ -135,13 +139,13 @@ class Deployment:
         With `from_tail`, loop l ≥ 1 runs on the prompt's tail only (`LoopLayout.tail_starts`); else on all of it.
         """
         part = self.shape.split(self.ranks)
-        layout = LoopLayout(num_loops, part.offset, part.window, part.layers, block_size=1)
+        layout = LoopLayout(num_loops, part.offset, part.window, part.layers, 1, part.cache)
         starts = layout.tail_starts(tokens) if from_tail else (0,) * num_loops
         rows = sum(tokens - start for start in starts)
         passes = -(-rows // chunk)
         # A chunk's rows share one read of the keys before them: reads are per chunk, on average of half the context.
         pairs = sum((tokens + start + 1) / 2 * (tokens - start) for start in starts)
-        attention = shared_attention(part, pairs / tokens, passes / 2, tokens)
+        attention = context_attention(part, pairs / tokens, passes / 2, tokens)
         attention += window_attention(part, rows - tokens) + kv_writes(part, rows)
         return self._time(products(part, -(-rows // passes), num_loops), passes, attention, rows, 1)
 

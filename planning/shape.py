@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from engine.config import ModelConfig
 from planning.formats import Formats
+from scheduler.loop_layout import LoopCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,7 @@ class Shape:
 
     Attributes:
         window: W, so a later loop sees W + 1 of its own keys.
+        cache: whose keys a later loop reads.
         offset: 0 where a loop needs the loop before at the same position: no two loops of a token fit into one pass.
         activation_bytes: of activations and H.
         layer_bytes: per weight of the layers' products, with the scales of quantised ones.
@@ -28,11 +30,17 @@ class Shape:
     vocab: int
     window: int
     offset: int = 1
+    cache: LoopCache = LoopCache.WINDOW
     gate_on_hidden: bool = True
     activation_bytes: int = 2
     layer_bytes: float = 2
     head_bytes: int = 2
     cache_bytes: int = 2
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether later loops keep windows beside loop 0's context, and not a context each."""
+        return self.cache is LoopCache.WINDOW
 
     @property
     def layer_weights(self) -> int:
@@ -42,7 +50,9 @@ class Shape:
 
     @property
     def gate_weights(self) -> int:
-        """Elements of one layer's gate between shared context and window."""
+        """Elements of one layer's gate between shared context and window, where there are windows."""
+        if not self.has_windows:
+            return 0
         return self.heads * (self.hidden if self.gate_on_hidden else self.head_dim)
 
     @property
@@ -73,6 +83,7 @@ def shape_of(config: ModelConfig, formats: Formats) -> Shape:
         vocab=config.vocab_size,
         window=config.loops.window,
         offset=config.loops.offset,
+        cache=config.loops.cache,
         gate_on_hidden=config.loops.gate_on_hidden,
         activation_bytes=formats.activation_bytes,
         layer_bytes=formats.layer_bits / 8,

@@ -136,7 +136,10 @@ def _check_sequence(sequence: Sequence) -> None:
         if loop == 0:
             continue
         _require(done <= max(sequence.next[0], plan.starts[loop]), f"loop {loop} is ahead of loop 0")
-        visible = max(plan.window_floor(loop), done - layout.window)
-        _require(table.first * layout.block_size <= visible, f"loop {loop}'s window lost a visible block")
+        if layout.has_windows:
+            visible = max(plan.window_floor(loop), done - layout.window)
+            _require(table.first * layout.block_size <= visible, f"loop {loop}'s window lost a visible block")
+        else:
+            _require(table.first == 0, f"loop {loop} lost a block of its context")
         carry = sequence.carries[loop - 1]
         _require(carry.first <= max(0, done - layout.offset), f"loop {loop} lost its input")

@@ -1,5 +1,8 @@
 """Where each loop of a sequence starts, and from which position on what it computes is exact.
 
+Where every loop keeps its own keys over the whole context, each starts at position 0 and everything is exact. What
+follows is about the other kind of cache, windows.
+
 Loop 0's keys and values never depend on later loops, and a later loop sees its own past only through W tokens per
 layer. With L layers its output at position i depends on its inputs at ``[i - W·L, i]``, and its keys and values (which
 the last layer does not touch) on ``[i - W·(L-1), i]``. So a later loop may start at the prompt's tail, and what it
@@ -7,6 +10,17 @@ computes before its look-back is filled is never read by a row that matters, and
 """
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class LoopCache(Enum):
+    """Whose keys and values a later loop reads."""
+
+    WINDOW = "window"
+    """Loop 0's over the whole context and its own over a window, mixed by a gate (PLT, iquestloopcoder)."""
+
+    OWN = "own"
+    """Its own over the whole context and nothing else: no window, no gate (Nanbeige, Ouro)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +30,10 @@ class LoopLayout:
     Attributes:
         num_loops: R, how often the layers are applied.
         offset: loop l reads ``H[l-1][i - offset]``; 1 for PLT, 0 for plain looped models.
-        window: W, tokens to the left that a later loop sees of itself.
+        window: W, tokens to the left that a later loop sees of itself; means nothing without windows.
         num_layers: L.
         block_size: positions per cache block.
+        cache: whose keys a later loop reads.
     """
 
     num_loops: int
@@ -26,6 +41,22 @@ class LoopLayout:
     window: int
     num_layers: int
     block_size: int
+    cache: LoopCache = LoopCache.WINDOW
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether later loops keep a window of keys each, and not their whole context."""
+        return self.cache is LoopCache.WINDOW
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of a sequence."""
+        return self.num_loops - 1 if self.has_windows else 0
+
+    @property
+    def decodes_in_one_pass(self) -> bool:
+        """Whether all loops of a new token are ready together, and not each after the one before it."""
+        return self.num_loops > 1 and self.offset > 0
 
     @property
     def look_back(self) -> int:
@@ -38,6 +69,8 @@ class LoopLayout:
         Also makes every loop's window and carry at ``length`` exact, which is what decoding goes on from.
         """
         starts = [0] * self.num_loops
+        if not self.has_windows:
+            return tuple(starts)
         needed_from = length - 1
         for loop in range(self.num_loops - 1, 0, -1):
             starts[loop] = max(0, needed_from - self.look_back)
@@ -49,14 +82,20 @@ class LoopLayout:
         """Positions before the next whose blocks are kept: beside the newest one's block is the H to go on from."""
         return max(self.window, 1)
 
+    def kept_from(self, position: int) -> int:
+        """First position whose keys a later loop that goes on at `position` needs, beside the H to go on from."""
+        return max(0, position - self.kept_window) if self.has_windows else 0
+
     def window_blocks(self, rows: int) -> int:
         """Most blocks one window holds while `rows` new positions are written to it."""
         return (self.kept_window + rows + self.block_size - 2) // self.block_size + 1
 
     def blocks_for(self, length: int, max_rows: int) -> int:
         """Most blocks a sequence of `length` tokens holds at any moment, computed at most `max_rows` rows at a time."""
-        shared = (length + self.block_size - 1) // self.block_size
-        return shared + (self.num_loops - 1) * self.window_blocks(min(length, max_rows))
+        context = (length + self.block_size - 1) // self.block_size
+        if not self.has_windows:
+            return self.num_loops * context
+        return context + (self.num_loops - 1) * self.window_blocks(min(length, max_rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +104,8 @@ class StartPlan:
 
     Attributes:
         starts: first position that each loop computes.
-        shared_hit: positions whose shared K/V is in the cache already; rows below it don't write.
-        restored: the boundary at which windows and carries are restored, or None.
+        shared_hit: positions whose K/V of loop 0 is in the cache already; its rows below it don't write.
+        restored: the boundary at which later loops' keys and carries are restored, or None.
         kv_exact_from: per loop, first position whose K/V equals that of a full computation.
         hidden_exact_from: per loop, first position whose H does.
         num_rows: rows left to compute.
@@ -80,7 +119,7 @@ class StartPlan:
     num_rows: int
 
     def restores_loop(self, loop: int) -> bool:
-        """Whether loop ≥ 1 goes on from a restored window (else it starts with an empty one)."""
+        """Whether loop ≥ 1 goes on from restored keys (else it starts with none)."""
         return self.restored is not None and self.starts[loop] == self.restored
 
     def window_floor(self, loop: int) -> int:
@@ -97,7 +136,7 @@ def plan_recompute(layout: LoopLayout, length: int, shared_hit: int) -> StartPla
     """Later loops from the tail start; loop 0 from the hit, or earlier where a later loop needs its H.
 
     Args:
-        shared_hit: positions found in the cache, 0 for a cold start. Below `length`.
+        shared_hit: positions of loop 0 found in the cache, 0 for a cold start. Below `length`.
     """
     starts = layout.tail_starts(length)
     first = shared_hit

@@ -9,7 +9,7 @@ from array import array
 from hashlib import blake2b
 
 from scheduler.block_pool import BlockPool
-from scheduler.loop_layout import LoopLayout, StartPlan, plan_recompute, plan_restore
+from scheduler.loop_layout import LoopLayout, StartPlan, plan_every_position, plan_recompute, plan_restore
 
 KEY_BYTES = 32
 
@@ -39,9 +39,12 @@ def find_start(layout: LoopLayout, pool: BlockPool, keys: list[bytes], length: i
         length: number of tokens; at least the last one is computed, for its logits.
     """
     most = min(len(keys), (length - 1) // layout.block_size)
-    hit = 0
-    while hit < most and pool.lookup((keys[hit], 0)) is not None:
-        hit += 1
+    if not layout.has_windows:
+        hit = _num_found(pool, keys[:most], range(layout.num_loops))
+        if hit == 0:
+            return plan_every_position(layout, length)
+        return plan_restore(layout, length, hit * layout.block_size)
+    hit = _num_found(pool, keys[:most], range(1))
     best = plan_recompute(layout, length, hit * layout.block_size)
     for blocks in range(hit, 0, -1):
         plan = plan_restore(layout, length, blocks * layout.block_size)
@@ -52,14 +55,22 @@ def find_start(layout: LoopLayout, pool: BlockPool, keys: list[bytes], length: i
     return best
 
 
-def window_block_range(layout: LoopLayout, boundary: int) -> range:
-    """Indices of the blocks that hold ``[boundary - W, boundary)``."""
-    return range(max(0, boundary - layout.kept_window) // layout.block_size, boundary // layout.block_size)
+def kept_block_range(layout: LoopLayout, boundary: int) -> range:
+    """Indices of the blocks that a later loop needs to go on at a boundary: of its window, or of its whole context."""
+    return range(layout.kept_from(boundary) // layout.block_size, boundary // layout.block_size)
+
+
+def _num_found(pool: BlockPool, keys: list[bytes], loops: range) -> int:
+    """How many blocks, from the first one on, are there of each of these loops."""
+    for index, key in enumerate(keys):
+        if any(pool.lookup((key, loop)) is None for loop in loops):
+            return index
+    return len(keys)
 
 
 def _restorable(layout: LoopLayout, pool: BlockPool, keys: list[bytes], plan: StartPlan) -> bool:
     assert plan.restored is not None
-    wanted = window_block_range(layout, plan.restored)
+    wanted = kept_block_range(layout, plan.restored)
     return all(
         pool.lookup((keys[index], loop)) is not None
         for loop in range(1, layout.num_loops)

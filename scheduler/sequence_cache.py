@@ -3,7 +3,7 @@
 from scheduler.block_pool import BlockGroup, BlockPool
 from scheduler.carry_pool import NO_SLOT, CarryPool
 from scheduler.loop_layout import StartPlan, plan_every_position
-from scheduler.prefix_cache import chain_keys, find_start, root_key, window_block_range
+from scheduler.prefix_cache import chain_keys, find_start, kept_block_range, root_key
 from scheduler.sequence import BlockTable, Carry, Sequence
 from scheduler.step_plan import CarryRestore
 
@@ -17,7 +17,7 @@ class SequenceCache:
         self.prefix_caching = prefix_caching
 
     def begin(self, sequence: Sequence, max_rows: int, reserve: int) -> list[CarryRestore] | None:
-        """Plan a waiting sequence's start and take its prompt's shared blocks.
+        """Plan a waiting sequence's start and take its prompt's blocks, those of windows excepted.
 
         Args:
             max_rows: most rows of a step, which bounds the windows' growth.
@@ -41,7 +41,8 @@ class SequenceCache:
             return None
         sequence.plan = plan
         sequence.next = list(plan.starts)
-        if not self.grow(sequence, 0, length):
+        whole = 1 if sequence.layout.has_windows else sequence.layout.num_loops
+        if not all(self.grow(sequence, loop, length) for loop in range(whole)):
             self.release(sequence)
             return None
         return self._begin_carries(sequence, plan)
@@ -80,14 +81,14 @@ class SequenceCache:
             for loop in range(sequence.layout.num_loops):
                 self._register(sequence, loop)
         for loop in range(1, sequence.layout.num_loops):
-            self._trim_window(sequence, loop)
+            if sequence.layout.has_windows:
+                self._trim_window(sequence, loop)
             self._trim_carry(sequence, loop)
 
     def release(self, sequence: Sequence) -> None:
         """Give everything back. The one way out, for every reason; harmless when nothing is held."""
-        for table in sequence.tables:
-            for block in reversed(table.blocks):  # later blocks are worth less, so they are evicted first
-                self.blocks.release(block)
+        for block in _by_worth(sequence):
+            self.blocks.release(block)
         for carry in sequence.carries:
             self.carries.release(list(carry.slots))
         sequence.tables = []
@@ -115,14 +116,14 @@ class SequenceCache:
         return find_start(sequence.layout, self.blocks, sequence.keys, len(sequence))
 
     def _hit_tables(self, sequence: Sequence, plan: StartPlan) -> list[BlockTable]:
-        """Tables of the cached blocks that the plan builds on; windows of other loops start empty."""
+        """Tables of the cached blocks that the plan builds on; other loops start with empty ones."""
         layout = sequence.layout
         hit = plan.shared_hit // layout.block_size
         tables = [BlockTable(0, [self._found(sequence, index, 0) for index in range(hit)], hit)]
         for loop in range(1, layout.num_loops):
             if plan.restores_loop(loop):
                 assert plan.restored is not None
-                kept = window_block_range(layout, plan.restored)
+                kept = kept_block_range(layout, plan.restored)
                 blocks = [self._found(sequence, index, loop) for index in kept]
                 tables.append(BlockTable(kept.start, blocks, kept.stop))
             else:
@@ -172,3 +173,21 @@ class SequenceCache:
             used.append(carry.slots.popleft())
             carry.first += 1
         self.carries.release(used)
+
+
+def _by_worth(sequence: Sequence) -> list[int]:
+    """All blocks held, those first that are worth least to a later hit and so are to be evicted first.
+
+    Later positions are worth less. Without windows a position's blocks are of no use unless every loop's is there, so
+    the loops' go together.
+    """
+    tables = sequence.tables
+    if sequence.layout.has_windows:
+        return [block for table in tables for block in reversed(table.blocks)]
+    last = max((table.stop for table in tables), default=0) - 1
+    return [
+        table.block_at(index)
+        for index in range(last, -1, -1)
+        for table in tables
+        if table.first <= index < table.stop
+    ]

@@ -71,7 +71,11 @@ def _stats(stats: EngineStats) -> Iterator[Metric]:
         "kv_cache_blocks_used",
         "Cache blocks of live sequences by group.",
         "group",
-        {"shared": stats.shared_blocks_used, "window": stats.window_blocks_used},
+        {
+            "shared": stats.shared_blocks_used,
+            "window": stats.window_blocks_used,
+            "own": stats.own_blocks_used,
+        },
     )
     yield _counter("prefix_cache_queries", "Prompt tokens looked up.", stats.prefix_query_tokens_total)
     yield _counter("prefix_cache_hits", "Prompt tokens found.", stats.prefix_hit_tokens_total)

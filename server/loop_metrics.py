@@ -22,7 +22,8 @@ def memory_series(info: EngineReady, stats: EngineStats) -> Iterator[Metric]:
         use = CacheUse(blocks=[0] * info.num_loops, carry_slots=[0] * (info.num_loops - 1))
     held = GaugeMetricFamily(
         "loopserve_kv_cache_bytes",
-        "Bytes of the cache that running sequences hold: the shared group, later loops' windows, carries.",
+        "Bytes of the cache that running sequences hold: the shared group and later loops' windows, or each loop's "
+        "own context; carries.",
         labels=["group", "loop"],
     )
     for (group, loop), count in held_bytes(use, sizes).items():
@@ -83,7 +84,8 @@ def signal_series(signals: LoopSignals) -> Iterator[Metric]:
     for loop, count in enumerate(signals.tokens):
         if loop > 0:
             label = [str(loop)]
-            gates.add_metric(label, count_value=count, sum_value=signals.gates[loop])
+            if signals.gates:
+                gates.add_metric(label, count_value=count, sum_value=signals.gates[loop])
             changes.add_metric(label, count_value=count, sum_value=signals.changes[loop])
             tokens.add_metric(label, count)
             token_changes.add_metric(label, signals.token_changes[loop])

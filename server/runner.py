@@ -13,6 +13,7 @@ import orjson
 import uvicorn
 from starlette.types import ASGIApp
 
+from engine.freed_memory import PAUSE_S, IdleTrim
 from server.connection import Connection
 from server.engine_client import EngineClient
 from server.listener import BACKLOG, Listener, connections_possible
@@ -86,6 +87,7 @@ async def run_server(
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     announcing = asyncio.create_task(_announce(client, announcement))
     failing = asyncio.create_task(client.wait_failed())
+    trimming = asyncio.create_task(_trim_when_idle(server))
     try:
         await asyncio.wait({serving, failing}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
@@ -93,6 +95,7 @@ async def run_server(
     finally:
         announcing.cancel()
         failing.cancel()
+        trimming.cancel()
         await client.stop()  # again, for a shutdown that skipped the lifespan's end
     if client.failure is None:
         return EXIT_OK
@@ -108,6 +111,15 @@ def _limits(settings: Settings) -> ConnectionLimits:
         header_bytes=int(settings.max_header_size),
         connections=connections_possible(settings.max_connections),
     )
+
+
+async def _trim_when_idle(server: uvicorn.Server) -> None:
+    """Watch for pauses in which no request runs or has run since the last look."""
+    idle, state, seen = IdleTrim(), server.server_state, 0
+    while True:
+        idle.turn(bool(state.tasks) or state.total_requests != seen)
+        seen = state.total_requests
+        await asyncio.sleep(PAUSE_S / 2)
 
 
 async def _announce(client: EngineClient, text: str) -> None:

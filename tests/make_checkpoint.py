@@ -1,4 +1,4 @@
-"""Random PLT checkpoints in the released layout, for tests and for trying the server without a real model.
+"""Random checkpoints of every family in the released layout, for tests and for trying the server without a real model.
 
     python -m tests.make_checkpoint DIR --loops 3 --layers 2 --window 16
 
@@ -9,12 +9,15 @@ them gives visibly different tokens.
 import argparse
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from tests.oracle import LOOP_CACHE
 
 BOS, EOS, IM_START, IM_END = "<s>", "</s>", "<|im_start|>", "<|im_end|>"
 FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
@@ -62,8 +65,42 @@ def random_config(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
+@dataclass(frozen=True)
+class Spelling:
+    """What a model's tensors are, by its config: biases, more norms, and the gates' names and inputs."""
+
+    attention_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    sandwich_norms: bool = False
+    gate: str | None = None
+    gate_on_hidden: bool = False
+
+
+def spelling_of(config: dict[str, Any]) -> Spelling:
+    """As the family's released code says; knows nothing of how the engine reads a config."""
+    bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
+    match config["model_type"]:
+        case "iquestpltcoder" if config["plt_num_loops"] > 1 and config.get(LOOP_CACHE) != "own":
+            on_hidden = config["plt_gate_use_hidden_states"]
+            gate = "model.layers.{}.self_attn.plt_gate"
+            return Spelling(bias, bias, mlp_bias, gate=gate, gate_on_hidden=on_hidden)
+        case "iquestloopcoder":
+            return Spelling(bias, bias, mlp_bias, gate="model.gate_projections.{}")
+        case "qwen2":
+            return Spelling(attention_bias=True)
+        case "qwen3":
+            return Spelling(bias, bias, qk_norm=True)
+        case "ouro":
+            return Spelling(sandwich_norms=True)
+        case _:
+            return Spelling(bias, bias, mlp_bias)
+
+
 def random_tensors(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
     """float32 weights of the released names and shapes; the same seed gives the same weights."""
+    spelling = spelling_of(config)
     generator = torch.Generator().manual_seed(seed)
     hidden, ffn, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     heads, kv_heads, head_dim = (
@@ -76,8 +113,8 @@ def random_tensors(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
     def normal(name: str, *shape: int, scale: float) -> None:
         tensors[name] = torch.randn(*shape, generator=generator) * scale
 
-    def norm(name: str) -> None:
-        tensors[name] = 1.0 + 0.3 * torch.randn(hidden, generator=generator)
+    def norm(name: str, size: int = hidden) -> None:
+        tensors[name] = 1.0 + 0.3 * torch.randn(size, generator=generator)
 
     def linear(name: str, rows: int, columns: int, bias: bool, gain: float = 1.0) -> None:
         normal(name + ".weight", rows, columns, scale=gain / math.sqrt(columns))
@@ -92,22 +129,30 @@ def random_tensors(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
         norm(layer + "input_layernorm.weight")
         norm(layer + "post_attention_layernorm.weight")
         # Sharper queries and keys than 1/sqrt(d) gives: near-uniform attention would hide a wrong mask.
-        attention_bias, mlp_bias = config["attention_bias"], config["mlp_bias"]
+        attention_bias, mlp_bias = spelling.attention_bias, spelling.mlp_bias
         linear(layer + "self_attn.q_proj", heads * head_dim, hidden, attention_bias, gain=1.5)
         linear(layer + "self_attn.k_proj", kv_heads * head_dim, hidden, attention_bias, gain=1.5)
         linear(layer + "self_attn.v_proj", kv_heads * head_dim, hidden, attention_bias)
-        linear(layer + "self_attn.o_proj", hidden, heads * head_dim, attention_bias, gain=1.5)
+        linear(layer + "self_attn.o_proj", hidden, heads * head_dim, spelling.output_bias, gain=1.5)
         linear(layer + "mlp.gate_proj", ffn, hidden, mlp_bias)
         linear(layer + "mlp.up_proj", ffn, hidden, mlp_bias)
         linear(layer + "mlp.down_proj", hidden, ffn, mlp_bias)
-        if config["plt_num_loops"] > 1:
-            on_hidden = config["plt_gate_use_hidden_states"]
-            linear(layer + "self_attn.plt_gate", heads, hidden if on_hidden else head_dim, bias=True)
+        if spelling.gate is not None:
+            gate, on_hidden = spelling.gate.format(index), spelling.gate_on_hidden
+            linear(gate, heads, hidden if on_hidden else head_dim, bias=True)
             if on_hidden:
-                norm(layer + "self_attn.plt_gate.gate_norm.weight")
+                norm(gate + ".gate_norm.weight")
+        if spelling.qk_norm:
+            norm(layer + "self_attn.q_norm.weight", head_dim)
+            norm(layer + "self_attn.k_norm.weight", head_dim)
+        if spelling.sandwich_norms:
+            norm(layer + "input_layernorm_2.weight")
+            norm(layer + "post_attention_layernorm_2.weight")
     norm("model.norm.weight")
     if not tied:
         linear("lm_head", vocab, hidden, bias=False)
+    if config["model_type"] == "ouro":
+        linear("model.early_exit_gate", 1, hidden, bias=True)
     return tensors
 
 
@@ -124,7 +169,8 @@ def make_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     torch_dtype = getattr(torch, dtype)
     tensors = {name: tensor.to(torch_dtype) for name, tensor in random_tensors(config, seed).items()}
-    _write_json(directory / "config.json", {**config, "torch_dtype": dtype})
+    written = {key: value for key, value in config.items() if key != LOOP_CACHE}
+    _write_json(directory / "config.json", {**written, "torch_dtype": dtype})
     _write_tensors(directory, tensors, shards)
     byte_level_tokenizer(config["vocab_size"]).save(str(directory / "tokenizer.json"))
     tokenizer_config = {

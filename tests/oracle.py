@@ -1,7 +1,11 @@
-"""The independent oracle: PLT in its training form, all tokens at once, loops one after another, float64.
+"""The independent oracle: a model in its training form, all tokens at once, loops one after another, float64.
 
-Written from the published formulas (arXiv 2510.24824 and 2606.18023) on top of `config.json`'s raw keys. It imports
+Written from the published formulas (PLT: arXiv 2510.24824 and 2606.18023; Ouro: arXiv 2510.25741; the others: what
+their released code does, checked against others' by `tools/parity`) on top of `config.json`'s raw keys. It imports
 nothing from the engine, so that the two can only agree by both being right. Dense masks, no cache, no tricks.
+
+With `LOOP_CACHE: "own"` in the config, which is no key of any checkpoint, it is the other kind of looped model: every
+loop attends to its own keys over the whole context, and there are no gates.
 """
 
 import math
@@ -12,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LOOP_CACHE = "loop_cache"
 Config = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
@@ -35,22 +40,53 @@ class Trace:
     logits: list[Tensor] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Loops:
+    """How loops hang together. `window` None: every loop reads its own keys over the whole context."""
+
+    number: int
+    shift: int = 0
+    emb_scale: float = 0.0
+    hidden_scale: float = 1.0
+    norm_between: bool = True
+    window: int | None = None
+
+
+def loops_of(config: Config) -> Loops:
+    """By the family's keys."""
+    match config["model_type"]:
+        case "iquestpltcoder":
+            scales = [config.get(key) for key in ("plt_emb_scale", "plt_hidden_scale")]
+            emb_scale, hidden_scale = (1.0 if scale is None else scale for scale in scales)
+            shift, norm = config.get("plt_clp_shift", 1), config.get("plt_normalize_per_loop", True)
+            window = None if config.get(LOOP_CACHE) == "own" else config.get("plt_window_size", [64, 0])[0]
+            return Loops(config["plt_num_loops"], shift, emb_scale, hidden_scale, norm, window)
+        case "iquestloopcoder":
+            # Its size counts the token itself.
+            return Loops(config["loop_num"], norm_between=False, window=config["loop_window_size"] - 1)
+        case "nanbeige":
+            trained = len(config.get("loop_loss_weights") or []) + 1  # one weight for every loop but the last
+            loops = config["num_loops"] if trained == 1 else trained
+            return Loops(loops, norm_between=not config.get("skip_loop_final_norm", False))
+        case "ouro":
+            return Loops(config["total_ut_steps"])
+        case _:
+            return Loops(1)
+
+
 def forward(
     config: Config, tensors: Tensors, token_ids: Sequence[int], num_loops: int | None = None
 ) -> Tensor:
-    """Logits `[n, vocab]`, float64, of the whole sequence; `num_loops` overrides `plt_num_loops`."""
+    """Logits `[n, vocab]`, float64, of the whole sequence; `num_loops` overrides the config's."""
     return trace(config, tensors, token_ids, num_loops).logits[-1]
 
 
 def trace(config: Config, tensors: Tensors, token_ids: Sequence[int], num_loops: int | None = None) -> Trace:
     """The whole computation of `forward`."""
     weights = {name: tensor.double() for name, tensor in tensors.items()}
-    loops = config["plt_num_loops"] if num_loops is None else num_loops
-    emb_scale = 1.0 if config.get("plt_emb_scale") is None else config["plt_emb_scale"]
-    hidden_scale = 1.0 if config.get("plt_hidden_scale") is None else config["plt_hidden_scale"]
-    shift = config.get("plt_clp_shift", 1)
-    norm_between = config.get("plt_normalize_per_loop", True)
-    n = len(token_ids)
+    spec = loops_of(config)
+    loops = spec.number if num_loops is None else num_loops
+    n, shift = len(token_ids), spec.shift
 
     embedding = weights["model.embed_tokens.weight"][torch.tensor(token_ids, dtype=torch.long)]
     cos, sin = rope_tables(config, n)
@@ -61,7 +97,7 @@ def trace(config: Config, tensors: Tensors, token_ids: Sequence[int], num_loops:
     for loop in range(loops):
         if loop > 0:
             shifted = torch.cat([torch.zeros(shift, x.shape[1], dtype=x.dtype), x[: n - shift]])
-            x = emb_scale * embedding + hidden_scale * shifted
+            x = spec.emb_scale * embedding + spec.hidden_scale * shifted
         out.residuals.append([x])
         out.gates.append([])
         out.weights.append([])
@@ -70,7 +106,7 @@ def trace(config: Config, tensors: Tensors, token_ids: Sequence[int], num_loops:
             out.residuals[loop].append(x)
         normed = _rms_norm(x, weights["model.norm.weight"], config)
         out.logits.append(normed @ weights[head].T)
-        x = normed if norm_between else x
+        x = normed if spec.norm_between else x
         out.hidden.append(x)
     return out
 
@@ -105,37 +141,45 @@ def _layer(
     )
     n = len(residual)
     x = _rms_norm(residual, weights[prefix + "input_layernorm.weight"], config)
-    q = _rotate(_linear(weights, prefix + "self_attn.q_proj", x).view(n, heads, -1), cos, sin)
-    k = _rotate(_linear(weights, prefix + "self_attn.k_proj", x).view(n, kv_heads, -1), cos, sin)
+    q = _linear(weights, prefix + "self_attn.q_proj", x).view(n, heads, -1)
+    k = _linear(weights, prefix + "self_attn.k_proj", x).view(n, kv_heads, -1)
+    q, k = (
+        _rotate(_normed_if(weights, f"{prefix}self_attn.{name}_norm.weight", part, config), cos, sin)
+        for name, part in (("q", q), ("k", k))
+    )
     v = _linear(weights, prefix + "self_attn.v_proj", x).view(n, kv_heads, -1)
 
     i, j = torch.arange(n)[:, None], torch.arange(n)[None, :]
     causal = j <= i
-    if loop == 0:
+    window = loops_of(config).window
+    if loop == 0 or window is None:
         shared.append((k, v))
         out.weights[loop].append([_weights(q, k, causal)])
         mixed = _attention(*out.weights[loop][layer], v)
     else:
-        left = config.get("plt_window_size", [64, 0])[0]
-        gate = _gate(config, weights, prefix + "self_attn.plt_gate.", residual, q)
+        gate = _gate(config, weights, prefix, residual, q)
         out.gates[loop].append(gate)
         shared_k, shared_v = shared[layer]
-        window = causal & (j >= i - left)
-        out.weights[loop].append([_weights(q, shared_k, causal), _weights(q, k, window)])
+        near = causal & (j >= i - window)
+        out.weights[loop].append([_weights(q, shared_k, causal), _weights(q, k, near)])
         over_shared = _attention(out.weights[loop][layer][0], shared_v)
         over_window = _attention(out.weights[loop][layer][1], v)
         mixed = gate[:, :, None] * over_shared + (1 - gate[:, :, None]) * over_window
-    residual = residual + _linear(weights, prefix + "self_attn.o_proj", mixed.reshape(n, -1))
+    attended = _linear(weights, prefix + "self_attn.o_proj", mixed.reshape(n, -1))
+    residual = residual + _normed_if(weights, prefix + "input_layernorm_2.weight", attended, config)
 
     x = _rms_norm(residual, weights[prefix + "post_attention_layernorm.weight"], config)
     gated = torch.nn.functional.silu(_linear(weights, prefix + "mlp.gate_proj", x))
-    return residual + _linear(
-        weights, prefix + "mlp.down_proj", gated * _linear(weights, prefix + "mlp.up_proj", x)
-    )
+    update = _linear(weights, prefix + "mlp.down_proj", gated * _linear(weights, prefix + "mlp.up_proj", x))
+    return residual + _normed_if(weights, prefix + "post_attention_layernorm_2.weight", update, config)
 
 
 def _gate(config: Config, weights: Tensors, prefix: str, residual: Tensor, q: Tensor) -> Tensor:
     """`[n, heads]`, from the layer's input or from the rotated query."""
+    if config["model_type"] == "iquestloopcoder":
+        prefix = "model.gate_projections." + prefix.removeprefix("model.layers.")
+    else:
+        prefix += "self_attn.plt_gate."
     weight, bias = weights[prefix + "weight"], weights[prefix + "bias"]
     if config.get("plt_gate_use_hidden_states"):
         return torch.sigmoid(
@@ -164,6 +208,11 @@ def _linear(weights: Tensors, name: str, x: Tensor) -> Tensor:
 
 def _rms_norm(x: Tensor, weight: Tensor, config: Config) -> Tensor:
     return x / (x.pow(2).mean(-1, keepdim=True) + config["rms_norm_eps"]).sqrt() * weight
+
+
+def _normed_if(weights: Tensors, name: str, x: Tensor, config: Config) -> Tensor:
+    """Normed, where the model has such a norm."""
+    return _rms_norm(x, weights[name], config) if name in weights else x
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -117,6 +117,28 @@ def test_a_loop_without_carry_repeats_the_first(loops: int, bias: float, window:
     )
 
 
+@pytest.mark.parametrize("loops", [2, 3])
+def test_loops_with_contexts_of_their_own_are_a_deeper_llama(loops: int) -> None:
+    # Each loop starts from the state before as it is, so R loops of L layers are R · L layers with equal weights.
+    config = random_config(
+        loop_cache="own",
+        plt_num_loops=loops,
+        plt_clp_shift=0,
+        plt_emb_scale=0.0,
+        plt_normalize_per_loop=False,
+        plt_hidden_scale=1.0,
+    )
+    tensors = random_tensors(config, 10)
+    layers = config["num_hidden_layers"]
+    weights = {name: tensor.double() for name, tensor in tensors.items()}
+    for copy in range(layers, loops * layers):
+        for name, tensor in tensors.items():
+            if f"layers.{copy % layers}." in name:
+                weights[name.replace(f"layers.{copy % layers}.", f"layers.{copy}.")] = tensor.double()
+    deep = _plain_llama({**config, "num_hidden_layers": loops * layers}, weights, TOKENS)
+    torch.testing.assert_close(forward(config, tensors, TOKENS), deep, rtol=1e-10, atol=1e-10)
+
+
 def test_the_carry_comes_from_the_previous_token() -> None:
     # H[-1] = 0, so with the shift, position 0 can't feel the carry's scale; without the shift it can.
     for shift in (0, 1):

@@ -49,7 +49,7 @@ class Baseline:
         self._cells: dict[Point, CalibratedCell] = {}
         self._table = RatioTable(scheduler.layout.num_loops, self._points)
         self._learn(options.calibrated)
-        self._has_two_ways = scheduler.layout.num_loops > 1 and scheduler.layout.offset > 0
+        self._has_two_ways = scheduler.layout.decodes_in_one_pass
         self._watch = DecodeWatch(runner, options.execution, self._table, self._clock, options.shadow_steps)
         self._calibration: Calibration | None = None
         self._unsent: Calibrated | None = None

@@ -86,8 +86,8 @@ class SyntheticCrowds:
         """Per loop, the block indices that the row at the last position reads."""
         layout, newest = self._layout, context - 1
         last = newest // layout.block_size
-        window = range(max(0, newest - layout.window) // layout.block_size, last + 1)
-        return [range(last + 1), *[window] * (layout.num_loops - 1)]
+        first = max(0, newest - layout.window) // layout.block_size if layout.has_windows else 0
+        return [range(last + 1), *[range(first, last + 1)] * (layout.num_loops - 1)]
 
     def _crowd(self, point: Point, blocks: list[int]) -> Crowd:
         indices = self._indices(point.context)

@@ -1,8 +1,8 @@
 """Decode attention over long contexts: the keys are split over programs, and a second kernel merges what they found.
 
-Part 0 of a decode tile is its windows, part n > 0 its n-th run of `SPLIT_KEYS` shared keys. The length of a part is
-fixed, not their number, so neither the batch nor the device changes a result; a context that fits one part gives the
-same bits as `tile_attention`.
+Part 0 of a decode tile is its windows, part n > 0 the n-th run of `SPLIT_KEYS` keys of its context. The length of a
+part is fixed, not their number, so neither the batch nor the device changes a result; a context that fits one part
+gives the same bits as `tile_attention`.
 """
 
 import triton
@@ -13,7 +13,7 @@ from kernels.gpu.tile import load_queries, store_attended, tile_lanes, walk_wind
 from kernels.gpu.walk import walk
 
 
-@triton.jit(do_not_specialize=["shared_width", "window_width"])
+@triton.jit(do_not_specialize=["context_width", "window_width"])
 def partial_attention(
     queries,
     keys,
@@ -22,18 +22,18 @@ def partial_attention(
     tiles,
     parts,
     positions,
-    loops,
-    shared_tables,
+    windows,
+    context_tables,
     window_tables,
     window_first,
     window_floor,
     partial_acc,
     partial_state,
-    shared_width,
+    context_width,
     window_width,
     score_scale,
     WINDOW: tl.constexpr,
-    NUM_LOOPS: tl.constexpr,
+    NUM_WINDOWS: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -57,9 +57,9 @@ def partial_attention(
     part = tl.load(parts + index * 2 + 1)
     if tile < 0:
         return
-    sequence, rows, heads, active = tile_lanes(tiles, tile, kv_head, HEADS // KV_HEADS, LANES)
+    context, rows, heads, active = tile_lanes(tiles, tile, kv_head, HEADS // KV_HEADS, LANES)
     position = tl.load(positions + rows, mask=active, other=-1)
-    loop = tl.load(loops + rows, mask=active, other=0)
+    window = tl.load(windows + rows, mask=active, other=0)
     query = load_queries(queries, rows, heads, active, HEADS, HEAD_DIM, PADDED_DIM)
     score_scale *= stored_scale(key_scales, keys, kv_head)
     if part == 0:
@@ -71,14 +71,14 @@ def partial_attention(
             window_first,
             window_floor,
             window_width,
-            sequence,
+            context,
             position,
-            loop,
+            window,
             active,
             kv_head,
             score_scale,
             WINDOW,
-            NUM_LOOPS,
+            NUM_WINDOWS,
             HEAD_DIM,
             PADDED_DIM,
             KV_HEADS,
@@ -95,7 +95,7 @@ def partial_attention(
             tl.zeros((LANES, PADDED_DIM), tl.float32),
             keys,
             values,
-            shared_tables + sequence.to(tl.int64) * shared_width,
+            context_tables + context.to(tl.int64) * context_width,
             0,
             tl.zeros((LANES,), tl.int32),
             position,
@@ -127,9 +127,9 @@ def merge_parts(
     tiles,
     part_starts,
     positions,
-    loops,
+    windows,
     out,
-    NUM_LOOPS: tl.constexpr,
+    NUM_WINDOWS: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -147,7 +147,7 @@ def merge_parts(
     kv_head = tl.program_id(1)
     _, rows, heads, active = tile_lanes(tiles, tile, kv_head, HEADS // KV_HEADS, LANES)
     position = tl.load(positions + rows, mask=active, other=-1)
-    loop = tl.load(loops + rows, mask=active, other=0)
+    window = tl.load(windows + rows, mask=active, other=0)
     lanes = tl.arange(0, LANES)
     dims = tl.arange(0, PADDED_DIM)
     first = tl.load(part_starts + tile).to(tl.int64)
@@ -180,9 +180,9 @@ def merge_parts(
         stored_scale(value_scales, values, kv_head),
         rows,
         heads,
-        loop,
+        window,
         active,
-        NUM_LOOPS,
+        NUM_WINDOWS,
         HEADS,
         HEAD_DIM,
         PADDED_DIM,

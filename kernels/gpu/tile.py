@@ -12,12 +12,12 @@ def tile_lanes(tiles, tile, kv_head, GROUP: tl.constexpr, LANES: tl.constexpr):
     """Lanes of a tile: lane n is query head n % GROUP of the tile's row n // GROUP.
 
     Returns:
-        sequence, rows ``[LANES]``, heads ``[LANES]``, active ``[LANES]`` (lanes beyond the tile's rows are not).
+        context, rows ``[LANES]``, heads ``[LANES]``, active ``[LANES]`` (lanes beyond the tile's rows are not).
     """
-    sequence = tl.load(tiles + tile * 3)
+    context = tl.load(tiles + tile * 3)
     lanes = tl.arange(0, LANES)
     rows = tl.load(tiles + tile * 3 + 1) + lanes // GROUP
-    return sequence, rows, kv_head * GROUP + lanes % GROUP, rows < tl.load(tiles + tile * 3 + 2)
+    return context, rows, kv_head * GROUP + lanes % GROUP, rows < tl.load(tiles + tile * 3 + 2)
 
 
 @triton.jit
@@ -40,14 +40,14 @@ def walk_windows(
     window_first,
     window_floor,
     window_width,
-    sequence,
+    context,
     positions,
-    loops,
+    windows,
     active,
     kv_head,
     score_scale,
     WINDOW: tl.constexpr,
-    NUM_LOOPS: tl.constexpr,
+    NUM_WINDOWS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -55,17 +55,17 @@ def walk_windows(
     KEYS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Every lane of a loop ≥ 1 over its own loop's positions ``[max(floor, i - WINDOW), i]``.
+    """Every lane that has a window over that window's positions ``[max(floor, i - WINDOW), i]``.
 
     Returns:
-        highest, total, acc as `walk`; lanes of loop 0 have seen nothing.
+        highest, total, acc as `walk`; lanes without a window have seen nothing.
     """
     highest = tl.full((LANES,), float("-inf"), tl.float32)
     total = tl.zeros((LANES,), tl.float32)
     acc = tl.zeros((LANES, PADDED_DIM), tl.float32)
-    for loop in range(1, NUM_LOOPS):
-        window = sequence * (NUM_LOOPS - 1) + loop - 1
-        mine = active & (loops == loop)
+    for number in range(1, NUM_WINDOWS + 1):
+        window = context * NUM_WINDOWS + number - 1
+        mine = active & (windows == number)
         stop = tl.max(tl.where(mine, positions, -1), 0) + 1
         if stop > 0:
             floor = tl.load(window_floor + window)
@@ -105,27 +105,27 @@ def store_attended(
     value_scale,
     rows,
     heads,
-    loops,
+    windows,
     active,
-    NUM_LOOPS: tl.constexpr,
+    NUM_WINDOWS: tl.constexpr,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
 ):
-    """Divide by the totals and write ``shared`` for loop 0, ``g · shared + (1 - g) · local`` for the others.
+    """Divide by the totals and write ``far``, or with a window ``g · far + (1 - g) · local``.
 
     Args:
-        acc, total: what `walk` found in the shared cache; local_acc, local_total: in the windows.
+        acc, total: what `walk` found in the context (far); local_acc, local_total: in the windows.
         value_scale: factor of the values.
     """
     dims = tl.arange(0, PADDED_DIM)
     lanes = rows.to(tl.int64) * HEADS + heads
     attended = acc / tl.where(active, total, 1.0)[:, None]
-    if NUM_LOOPS > 1:
-        is_later = active & (loops > 0)
-        local = local_acc / tl.where(is_later, local_total, 1.0)[:, None]
-        gate = tl.load(gates + lanes, mask=is_later, other=1.0)[:, None]
-        attended = tl.where(is_later[:, None], gate * attended + (1.0 - gate) * local, attended)
+    if NUM_WINDOWS > 0:
+        has_window = active & (windows > 0)
+        local = local_acc / tl.where(has_window, local_total, 1.0)[:, None]
+        gate = tl.load(gates + lanes, mask=has_window, other=1.0)[:, None]
+        attended = tl.where(has_window[:, None], gate * attended + (1.0 - gate) * local, attended)
     mask = active[:, None] & (dims[None, :] < HEAD_DIM)
     pointers = out + lanes[:, None] * HEAD_DIM + dims[None, :]
     tl.store(pointers, round_to(attended * value_scale, out.dtype.element_ty), mask=mask)

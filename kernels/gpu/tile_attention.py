@@ -1,9 +1,9 @@
 """Gated attention of whole tiles, in one program per (tile, KV head): prefill, and decode of contexts that one program
 walks alone.
 
-A decode tile packs the R rows of a sequence's newest token: ``group × R`` lanes share one read of the shared K/V. A
-prefill tile packs consecutive rows of one loop. Each later loop's window is walked by the same program, and the gate
-applied before anything is stored.
+A decode tile packs the rows of a context's newest token, R of them where later loops have windows: ``group × R`` lanes
+share one read of loop 0's K/V. A prefill tile packs consecutive rows of one loop. Each later loop's window is walked by
+the same program, and the gate applied before anything is stored.
 """
 
 import triton
@@ -14,7 +14,7 @@ from kernels.gpu.tile import load_queries, store_attended, tile_lanes, walk_wind
 from kernels.gpu.walk import walk
 
 
-@triton.jit(do_not_specialize=["first_tile", "shared_width", "window_width"])
+@triton.jit(do_not_specialize=["first_tile", "context_width", "window_width"])
 def tile_attention(
     queries,
     gates,
@@ -24,18 +24,18 @@ def tile_attention(
     value_scales,
     tiles,
     positions,
-    loops,
-    shared_tables,
+    windows,
+    context_tables,
     window_tables,
     window_first,
     window_floor,
     out,
     first_tile,
-    shared_width,
+    context_width,
     window_width,
     score_scale,
     WINDOW: tl.constexpr,
-    NUM_LOOPS: tl.constexpr,
+    NUM_WINDOWS: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -51,16 +51,16 @@ def tile_attention(
         gates: float32 ``[rows, HEADS]``.
         key_scales, value_scales: float32 ``[KV_HEADS]``: what a stored key or value is multiplied by.
         first_tile: tile of program 0.
-        shared_width, window_width: last dimension of the block tables.
+        context_width, window_width: last dimension of the block tables.
         score_scale: log2(e) / √head_dim.
         PADDED_DIM: HEAD_DIM rounded up to a power of two.
         LANES: lanes of a program, at least the tile's rows · HEADS / KV_HEADS.
     """
     tile = first_tile + tl.program_id(0)
     kv_head = tl.program_id(1)
-    sequence, rows, heads, active = tile_lanes(tiles, tile, kv_head, HEADS // KV_HEADS, LANES)
+    context, rows, heads, active = tile_lanes(tiles, tile, kv_head, HEADS // KV_HEADS, LANES)
     position = tl.load(positions + rows, mask=active, other=-1)
-    loop = tl.load(loops + rows, mask=active, other=0)
+    window = tl.load(windows + rows, mask=active, other=0)
     query = load_queries(queries, rows, heads, active, HEADS, HEAD_DIM, PADDED_DIM)
     score_scale *= stored_scale(key_scales, keys, kv_head)
     _, total, acc = walk(
@@ -70,7 +70,7 @@ def tile_attention(
         tl.zeros((LANES, PADDED_DIM), tl.float32),
         keys,
         values,
-        shared_tables + sequence.to(tl.int64) * shared_width,
+        context_tables + context.to(tl.int64) * context_width,
         0,
         tl.zeros((LANES,), tl.int32),
         position,
@@ -85,7 +85,7 @@ def tile_attention(
         KEYS,
     )
     local_total, local_acc = total, acc
-    if NUM_LOOPS > 1:
+    if NUM_WINDOWS > 0:
         _, local_total, local_acc = walk_windows(
             query,
             keys,
@@ -94,14 +94,14 @@ def tile_attention(
             window_first,
             window_floor,
             window_width,
-            sequence,
+            context,
             position,
-            loop,
+            window,
             active,
             kv_head,
             score_scale,
             WINDOW,
-            NUM_LOOPS,
+            NUM_WINDOWS,
             HEAD_DIM,
             PADDED_DIM,
             KV_HEADS,
@@ -119,9 +119,9 @@ def tile_attention(
         stored_scale(value_scales, values, kv_head),
         rows,
         heads,
-        loop,
+        window,
         active,
-        NUM_LOOPS,
+        NUM_WINDOWS,
         HEADS,
         HEAD_DIM,
         PADDED_DIM,

@@ -44,9 +44,9 @@ class TritonBackend:
     def warm_up(self, cache_dtype: torch.dtype) -> None:
         """Kernels are compiled for the model's shapes by its first pass."""
 
-    def tiling(self, head_dim: int, group: int, num_loops: int, dtype: torch.dtype) -> Tiling:
+    def tiling(self, head_dim: int, group: int, decode_rows: int, dtype: torch.dtype) -> Tiling:
         lanes = sizes.prefill_launch(head_dim, dtype.itemsize, group).lanes
-        always = sizes.always_splits(head_dim, group * num_loops)
+        always = sizes.always_splits(head_dim, group * decode_rows)
         return Tiling(lanes // group, sizes.SPLIT_KEYS, always)
 
     def loop_input(
@@ -175,7 +175,7 @@ class TritonBackend:
         group = queries.shape[1] // cache.num_kv_heads
         element_bytes = queries.element_size()
         if batch.num_decode_tiles:
-            launch = sizes.decode_launch(cache.head_dim, element_bytes, group * batch.num_loops)
+            launch = sizes.decode_launch(cache.head_dim, element_bytes, group * batch.decode_rows)
             if len(batch.parts):
                 self._attend_split(cache, queries, gates, batch, out, launch)
             else:
@@ -252,14 +252,14 @@ class TritonBackend:
             value_scales,
             batch.tiles,
             batch.positions,
-            batch.loops,
-            batch.shared_tables,
+            batch.windows,
+            batch.context_tables,
             batch.window_tables,
             batch.window_first,
             batch.window_floor,
             out,
             first_tile,
-            batch.shared_tables.shape[-1],
+            batch.context_tables.shape[-1],
             batch.window_tables.shape[-1],
             _score_scale(cache),
             WINDOW=batch.window,
@@ -295,14 +295,14 @@ class TritonBackend:
             batch.tiles,
             batch.parts,
             batch.positions,
-            batch.loops,
-            batch.shared_tables,
+            batch.windows,
+            batch.context_tables,
             batch.window_tables,
             batch.window_first,
             batch.window_floor,
             acc,
             state,
-            batch.shared_tables.shape[-1],
+            batch.context_tables.shape[-1],
             batch.window_tables.shape[-1],
             _score_scale(cache),
             WINDOW=batch.window,
@@ -324,7 +324,7 @@ class TritonBackend:
             batch.tiles,
             batch.part_starts,
             batch.positions,
-            batch.loops,
+            batch.windows,
             out,
             SPLIT_KEYS=sizes.SPLIT_KEYS,
             **shape,
@@ -349,7 +349,7 @@ def _shape(
 ) -> dict[str, int]:
     """Constants that all attention kernels take."""
     return {
-        "NUM_LOOPS": batch.num_loops,
+        "NUM_WINDOWS": batch.num_windows,
         "HEADS": queries.shape[1],
         "KV_HEADS": cache.num_kv_heads,
         "HEAD_DIM": cache.head_dim,

@@ -1,8 +1,8 @@
 """Attention through xFormers, for NVIDIA GPUs where Triton is not wanted. Row operations are plain torch.
 
 The rows of a pass are cut into **segments**: runs of consecutive positions of one loop (every row of a decode tile is
-one). A segment attends to the shared keys under a causal mask that ends at its last position, and, after loop 0, to the
-keys of its own window under a banded one; the gate mixes the two.
+one). A segment attends to its context's keys under a causal mask that ends at its last position, and, if it has a
+window, to the keys of that under a banded one; the gate mixes the two.
 
 xFormers wants a page's positions before its heads, the cache has the heads first, so that the other backends read a
 head's keys in one run. Two ways around that:
@@ -35,10 +35,10 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, AttentionBias], 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows ``[first_row, stop_row)`` of one loop, the last of them at position `last`."""
+    """Rows ``[first_row, stop_row)`` of one loop, the last of them at position `last`; window 0 is none."""
 
-    sequence: int
-    loop: int
+    context: int
+    window: int
     first_row: int
     stop_row: int
     last: int
@@ -77,9 +77,9 @@ class Paged:
 
 @dataclass(frozen=True, slots=True)
 class PassPlan:
-    """What every layer of a pass needs; `windows` is None if no row is of a later loop."""
+    """What every layer of a pass needs; `windows` is None if no row has one."""
 
-    shared: Gathered | Paged
+    contexts: Gathered | Paged
     windows: Gathered | None
 
 
@@ -102,10 +102,10 @@ class XformersBackend(TorchRowOps):
         self, cache: LayerCache, queries: torch.Tensor, gates: torch.Tensor | None, batch: RowBatch
     ) -> torch.Tensor:
         plan = self._plan(batch, cache)
-        if isinstance(plan.shared, Paged):
-            out = self._attend_paged(plan.shared, cache, queries)
+        if isinstance(plan.contexts, Paged):
+            out = self._attend_paged(plan.contexts, cache, queries)
         else:
-            out = self._attend_gathered(plan.shared, cache, queries)
+            out = self._attend_gathered(plan.contexts, cache, queries)
         if plan.windows is not None:
             assert gates is not None
             rows = plan.windows.rows
@@ -147,30 +147,30 @@ class XformersBackend(TorchRowOps):
 def plan_pass(batch: RowBatch, cache: LayerCache, reads_pages: bool) -> PassPlan:
     """Segments, masks and places of all keys of a pass."""
     segments = cut_segments(batch)
-    later = [segment for segment in segments if segment.loop > 0]
-    shared = _paged(segments, batch, cache) if reads_pages else _shared(segments, batch, cache.block_size)
-    return PassPlan(shared, _windows(later, batch, cache.block_size) if later else None)
+    with_window = [segment for segment in segments if segment.window > 0]
+    contexts = _paged(segments, batch, cache) if reads_pages else _contexts(segments, batch, cache.block_size)
+    return PassPlan(contexts, _windows(with_window, batch, cache.block_size) if with_window else None)
 
 
 def cut_segments(batch: RowBatch) -> list[Segment]:
     """By first row; together they hold every row once."""
-    positions, loops = batch.positions.tolist(), batch.loops.tolist()
+    positions, windows = batch.positions.tolist(), batch.windows.tolist()
     runs: list[tuple[int, int, int]] = []
-    for index, (sequence, first, stop) in enumerate(batch.tiles.tolist()):
+    for index, (context, first, stop) in enumerate(batch.tiles.tolist()):
         if index < batch.num_decode_tiles:
-            runs += [(sequence, row, row + 1) for row in range(first, stop)]
+            runs += [(context, row, row + 1) for row in range(first, stop)]
         else:
-            runs.append((sequence, first, stop))
+            runs.append((context, first, stop))
     return [
-        Segment(sequence, loops[first], first, stop, positions[stop - 1])
-        for sequence, first, stop in sorted(runs, key=lambda run: run[1])
+        Segment(context, windows[first], first, stop, positions[stop - 1])
+        for context, first, stop in sorted(runs, key=lambda run: run[1])
     ]
 
 
-def _shared(segments: list[Segment], batch: RowBatch, block_size: int) -> Gathered:
-    tables = batch.shared_tables.cpu().long()
+def _contexts(segments: list[Segment], batch: RowBatch, block_size: int) -> Gathered:
+    tables = batch.context_tables.cpu().long()
     spans = [torch.arange(segment.last + 1) for segment in segments]
-    blocks = [tables[s.sequence, span // block_size] for s, span in zip(segments, spans, strict=True)]
+    blocks = [tables[s.context, span // block_size] for s, span in zip(segments, spans, strict=True)]
     device = batch.positions.device
     bias = BlockDiagonalCausalFromBottomRightMask.from_seqlens(
         [segment.num_rows for segment in segments], [len(span) for span in spans], device=device
@@ -184,11 +184,11 @@ def _windows(segments: list[Segment], batch: RowBatch, block_size: int) -> Gathe
     floors, device = batch.window_floor.tolist(), batch.positions.device
     spans, blocks, rows = [], [], []
     for segment in segments:
-        sequence, later = segment.sequence, segment.loop - 1
-        low = max(floors[sequence][later], segment.last - segment.num_rows + 1 - batch.window)
+        context, window = segment.context, segment.window - 1
+        low = max(floors[context][window], segment.last - segment.num_rows + 1 - batch.window)
         span = torch.arange(low, segment.last + 1)
         spans.append(span)
-        blocks.append(tables[sequence, later, span // block_size - firsts[sequence][later]])
+        blocks.append(tables[context, window, span // block_size - firsts[context][window]])
         rows.append(torch.arange(segment.first_row, segment.stop_row))
     causal = BlockDiagonalCausalFromBottomRightMask.from_seqlens(
         [segment.num_rows for segment in segments], [len(span) for span in spans], device=device
@@ -202,7 +202,7 @@ def _windows(segments: list[Segment], batch: RowBatch, block_size: int) -> Gathe
 
 def _paged(segments: list[Segment], batch: RowBatch, cache: LayerCache) -> Paged:
     kv_heads = torch.arange(cache.num_kv_heads)
-    tables = batch.shared_tables.cpu()[[segment.sequence for segment in segments]]
+    tables = batch.context_tables.cpu()[[segment.context for segment in segments]]
     pages = tables[:, None, :] * cache.num_kv_heads + kv_heads[None, :, None]
     per_head = [segment for segment in segments for _ in kv_heads]
     device = batch.positions.device

@@ -20,7 +20,7 @@ from server.error_catalogue import (
 from server.openai.errors import ApiError
 from server.openai.limits import RequestLimits
 from server.openai.loops import LOOPS, add_header_loops
-from server.openai.nesting import containers, deeper_than, may_be_deeper_than
+from server.openai.nesting import deeper_than, holds_more_containers, may_be_deeper_than
 from server.openai.unsupported import check_unknown
 from server.state import get_state
 
@@ -55,8 +55,10 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     check_is_json(request)
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ApiError.of(UNSUPPORTED_ENCODING)
+    body = await request.body()
+    if holds_more_containers(body, MAX_CONTAINERS):
+        raise ApiError.of(TOO_MANY_VALUES, limit=MAX_CONTAINERS)
     try:
-        body = await request.body()
         values = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ApiError.of(INVALID_JSON, problem=str(error)[:MAX_SHOWN]) from None
@@ -111,15 +113,10 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _check_nesting(values: dict[str, Any], most: int) -> None:
-    """Refuse what would take long to walk through, or recursion to its limit, later."""
-    total = 0
-    for depth, level in enumerate(containers(values), 1):
-        if depth > most:
-            field = next(name for name, value in values.items() if deeper_than(value, most - 1))[:MAX_SHOWN]
-            raise ApiError.of(TOO_NESTED, param=field, field=field, limit=most)
-        total += len(level)
-        if total > MAX_CONTAINERS:
-            raise ApiError.of(TOO_MANY_VALUES, limit=MAX_CONTAINERS)
+    """Refuse what would take recursion to its limit later."""
+    if deeper_than(values, most):
+        field = next(name for name, value in values.items() if deeper_than(value, most - 1))[:MAX_SHOWN]
+        raise ApiError.of(TOO_NESTED, param=field, field=field, limit=most)
 
 
 def _first_problem(error: ValidationError) -> ApiError:

@@ -1,9 +1,14 @@
 """How deep and how large a client's JSON is, found out without recursion: Python's own limit would be a 500."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 _INNER: dict[type, Callable[[Any], Iterable[object]]] = {dict: dict.values, list: iter}
+
+
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""String literals; one that does not end goes to the end of the text, so that nothing is looked at twice."""
 
 
 def levels(value: object) -> Iterator[list[object]]:
@@ -30,3 +35,12 @@ def may_be_deeper_than(text: bytes, depth: int) -> bool:
 def deeper_than(value: object, depth: int) -> bool:
     """Whether more objects and lists than that are within one another; no more than these are looked at."""
     return any(number > depth for number, _ in enumerate(containers(value), 1))
+
+
+def holds_more_containers(text: bytes, most: int) -> bool:
+    """Whether JSON text has more objects and lists than that, before it is decoded: that could take seconds."""
+
+    def openings(part: bytes) -> int:
+        return part.count(b"{") + part.count(b"[")
+
+    return openings(text) > most and openings(_STRINGS.sub(b"", text)) > most

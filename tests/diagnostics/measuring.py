@@ -40,7 +40,7 @@ def measured_of(model: Checkpoint, plan: Plan, extra: int = 1, **options: Any) -
     values = {"model_dir": str(model.path), "block_size": 4, "max_rows_per_step": 64, **options}
     wanted = engine_options(EngineOptions(**values), plan)
     loaded = load_model(wanted, False, more_loops=extra)
-    return Measured(loaded, Tokenizer.load(model.path), plan, model.config["plt_num_loops"])
+    return Measured(loaded, Tokenizer.load(model.path), plan, oracle.loops_of(model.config).number)
 
 
 def measure(measured: Measured, tokens: list[int]) -> tuple[Sums, np.ndarray]:
@@ -62,11 +62,12 @@ def expected(model: Checkpoint, tokens: list[int], loops: int, positions: list[i
     normed = [x / np.sqrt((x**2).mean(axis=1, keepdims=True) + eps) * weight for x in raw]
     found: Quantities = {}
     for kind, states in (("raw", raw), ("normed", normed)):
-        found |= _states(kind, states, model.config.get("plt_clp_shift", 1))
+        found |= _states(kind, states, oracle.loops_of(model.config).shift)
     found |= _predictions([logits.numpy() for logits in truth.logits], tokens)
     found |= _attention(truth, positions)
     for loop in range(2, loops + 1):
-        found["gate", loop] = float(np.mean([gates.numpy() for gates in truth.gates[loop - 1]]))
+        if truth.gates[loop - 1]:
+            found["gate", loop] = float(np.mean([gates.numpy() for gates in truth.gates[loop - 1]]))
     return found
 
 
@@ -132,6 +133,7 @@ def _attention(truth: oracle.Trace, positions: list[int]) -> Quantities:
                     gate = truth.gates[loop][layer][i].numpy()[:, None]
                     mixed = gate * context + (1 - gate) * window
                     by_key.setdefault(("window_entropy", loop + 1), []).extend(map(_entropy, window))
+                if loop > 0:
                     before = _mixed(truth, loop - 1, layer, i)
                     by_key.setdefault(("attention_kl", loop + 1), []).extend(
                         float((p * np.log(p / q)).sum()) for p, q in zip(mixed, before, strict=True)

@@ -12,6 +12,8 @@ from diagnostics.plan import Plan
 from diagnostics.states import effective_rank
 from tests import oracle
 from tests.diagnostics.measuring import Quantities, expected, measure, measured_of, windowed
+from tests.engine.harness import saved
+from tests.family_configs import family_config
 
 CLOSE = 3e-4
 """float32 against float64; relative, for quantities above 1."""
@@ -59,6 +61,21 @@ def test_every_quantity_is_what_its_formula_says(loops, shift, normalize, on_hid
             np.testing.assert_allclose(gates[loop], by_layer, atol=CLOSE)
         keys |= {key for key, _ in truth}
     assert keys == {metric.key for metric in METRICS}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("name", ["iquestloopcoder", "nanbeige", "ouro", "llama", "qwen3"])
+def test_every_family_is_measured_by_the_same_formulas(name: str, backend: str) -> None:
+    """Plain models have no second loop, not even an extra one."""
+    model = saved(family_config(name), seed=5)
+    plan, extra = Plan(most_tokens=40, attention_positions=5), int(name not in ("llama", "qwen3"))
+    measured = measured_of(model, plan, extra, attention_backend=backend, max_rows_per_step=17)
+    for length in (2, 40):
+        tokens = prompt_of(length, seed=length)
+        truth = expected(model, tokens, measured.num_loops, sampled_positions(length, 5))
+        sums, gates = measure(measured, tokens)
+        assert_equal(sums, truth)
+        assert gates.any() == (name == "iquestloopcoder")
 
 
 def test_keys_are_different() -> None:

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from diagnostics.serving_cost import PROMPT_TOKENS, serving_costs
 from engine.config import ModelConfig, parse_config
+from engine.kv_arithmetic import layout_of
 from scheduler.loop_layout import LoopLayout
+from tests.family_configs import family_config
 from tests.make_checkpoint import random_config
 
 
@@ -38,3 +40,12 @@ def test_no_number_of_loops_depends_on_how_many_follow() -> None:
     fewer = replace(config, loops=replace(config.loops, num_loops=2))
     layout = LoopLayout(2, config.loops.offset, config.loops.window, config.num_layers, 16)
     assert serving_costs(fewer, layout, 2, 4) == costs[:2]
+
+
+def test_a_loop_that_keeps_its_own_keys_costs_as_much_cache_and_prompt_as_the_first() -> None:
+    config = parse_config(family_config("ouro"))
+    costs = serving_costs(config, layout_of(config, 16), cache_bytes=2, hidden_bytes=4)
+    assert [cost.decode_passes for cost in costs] == [1, 2, 3, 4]
+    assert [cost.prompt_rows for cost in costs] == [loops * PROMPT_TOKENS for loops in (1, 2, 3, 4)]
+    one = costs[0].kv_bytes_per_token
+    assert [cost.kv_bytes_per_token for cost in costs] == [one, 2 * one, 3 * one, 4 * one]

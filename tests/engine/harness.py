@@ -1,18 +1,23 @@
 """Runs engine cores on random checkpoints, for tests that compare them with the oracle and with each other."""
 
 import tempfile
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
+from engine.config import ModelConfig, load_config
 from engine.core import EngineCore
 from engine.messages import Request, RequestOutput, TokenLogprob
 from engine.options import EngineOptions
 from engine.sampling_params import SamplingParams
 from scheduler.invariants import check, check_idle
+from scheduler.loop_layout import LoopCache
 from tests.make_checkpoint import make_checkpoint, random_config, random_tensors
+from tests.oracle import LOOP_CACHE
 
 
 @dataclass
@@ -114,7 +119,19 @@ class Checkpoint:
             "loop_metrics_sample": 0.0,
             **options,
         }
-        return EngineCore.load(EngineOptions(**values), show_progress=False)
+        with self.loop_cache():
+            return EngineCore.load(EngineOptions(**values), show_progress=False)
+
+    def loop_cache(self) -> AbstractContextManager[object]:
+        """As long as it lasts, configs that are loaded have the kind of cache that the checkpoint is for."""
+        if self.config.get(LOOP_CACHE) != "own":
+            return nullcontext()
+
+        def load(directory: Path, overrides: dict[str, Any]) -> ModelConfig:
+            config = load_config(directory, overrides)
+            return replace(config, loops=replace(config.loops, window=0, cache=LoopCache.OWN))
+
+        return mock.patch("engine.rank_loading.load_config", load)
 
     def driver(self, **options: Any) -> Driver:
         return Driver(self.core(**options))
@@ -122,7 +139,11 @@ class Checkpoint:
 
 def checkpoint(seed: int = 0, **changes: Any) -> Checkpoint:
     """A random checkpoint in a temporary directory that lives as long as the process."""
-    config = random_config(**changes)
+    return saved(random_config(**changes), seed)
+
+
+def saved(config: dict[str, Any], seed: int = 0) -> Checkpoint:
+    """As `checkpoint`, of any config."""
     path = Path(tempfile.mkdtemp(prefix="loopserve-test-"))
     make_checkpoint(path, config, seed)
     return Checkpoint(config, random_tensors(config, seed), path)

@@ -143,7 +143,7 @@ def test_parameter_count_is_what_a_checkpoint_holds(
         ("eos_token_id", [2, 320]),
         ("eos_token_id", [True]),
         ("eos_token_id", list(range(65))),
-        ("model_type", "llama"),
+        ("model_type", "mistral"),
         ("model_type", ["iquestpltcoder"]),
         ("plt_num_loops", 0),
         ("plt_num_loops", 10**9),

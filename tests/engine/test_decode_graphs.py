@@ -35,9 +35,9 @@ class StandIn:
 def limits_of(core: EngineCore, **changes: object) -> DecodeLimits:
     config, layout = core.model.config, core.scheduler.layout
     values = {
-        "num_loops": layout.num_loops,
-        "rows_per_sequence": (layout.num_loops if core.model.ready.execution == "parallel" else 1,),
-        "max_num_seqs": 4,
+        "num_windows": layout.num_windows,
+        "rows_per_tile": (layout.num_windows + 1 if core.model.ready.execution == "parallel" else 1,),
+        "max_tiles": 4,
         "max_model_len": core.model.max_model_len,
         "block_size": layout.block_size,
         "window": config.loops.window,
@@ -114,7 +114,7 @@ def test_capturing_changes_nothing_that_a_later_pass_reads():
 def test_a_batch_that_no_shape_fits_runs_without_a_graph():
     model = checkpoint(seed=4)
     driver, stand_in = model.driver(), StandIn()
-    driver.core.model.runner.capture_graphs(limits_of(driver.core, max_num_seqs=1), stand_in)
+    driver.core.model.runner.capture_graphs(limits_of(driver.core, max_tiles=1), stand_in)
     for name in "ab":
         driver.add(name, [5, 6, 7], max_tokens=9)
     for _ in range(5):
@@ -128,29 +128,29 @@ def test_a_batch_that_no_shape_fits_runs_without_a_graph():
 
 @settings(max_examples=50, deadline=None)
 @given(
-    max_num_seqs=st.integers(1, 100),
+    max_tiles=st.integers(1, 100),
     max_model_len=st.integers(2, 200_000),
     split=st.sampled_from([None, 512]),
 )
-def test_shapes_cover_every_batch_within_the_limits(max_num_seqs, max_model_len, split):
-    limits = DecodeLimits(2, (2,), max_num_seqs, max_model_len, 16, 64, Tiling(16, split))
-    counts, contexts = limits.sequence_counts(), limits.contexts()
+def test_shapes_cover_every_batch_within_the_limits(max_tiles, max_model_len, split):
+    limits = DecodeLimits(1, (2,), max_tiles, max_model_len, 16, 64, Tiling(16, split))
+    counts, contexts = limits.tile_counts(), limits.contexts()
     assert counts == sorted(set(counts))
     assert contexts == sorted(set(contexts))
-    assert counts[-1] == max_num_seqs
+    assert counts[-1] == max_tiles
     assert contexts[-1] == max_model_len
-    assert len(counts) <= 4 + max_num_seqs // 8
+    assert len(counts) <= 4 + max_tiles // 8
     assert len(contexts) <= 6
 
 
 def test_padding_parts_stay_bounded():
     driver, _ = graphed(checkpoint(seed=5))
     graphs = driver.core.model.runner.graphs
-    graphs.limits = DecodeLimits(2, (2,), 64, 131072, 16, 64, Tiling(16, 512))
+    graphs.limits = DecodeLimits(1, (2,), 64, 131072, 16, 64, Tiling(16, 512))
     assert graphs._num_parts(DecodeShape(1, 131072, 2)) == 257
     assert graphs._num_parts(DecodeShape(64, 512, 2)) == 0
     assert graphs._num_parts(DecodeShape(64, 131072, 2)) > MAX_PARTS
-    graphs.limits = DecodeLimits(2, (2,), 64, 131072, 16, 64, Tiling(16, 512, always_splits=True))
+    graphs.limits = DecodeLimits(1, (2,), 64, 131072, 16, 64, Tiling(16, 512, always_splits=True))
     assert graphs._num_parts(DecodeShape(3, 512, 2)) == 6
 
 
@@ -159,7 +159,7 @@ def test_with_graphs_for_both_executions_a_pass_takes_the_size_that_is_its_own(e
     model = checkpoint(seed=6, plt_num_loops=3)
     driver, stand_in = model.driver(execution=execution), StandIn()
     runner = driver.core.model.runner
-    runner.capture_graphs(limits_of(driver.core, rows_per_sequence=(1, 3)), stand_in)
+    runner.capture_graphs(limits_of(driver.core, rows_per_tile=(1, 3)), stand_in)
     sizes = set()
     choose = runner.graphs._shape_for
 
@@ -178,5 +178,5 @@ def test_with_graphs_for_both_executions_a_pass_takes_the_size_that_is_its_own(e
 def test_a_pass_with_more_rows_than_any_shape_runs_without_a_graph():
     """As a sequential engine's, when it is compared with the parallel execution."""
     driver, stand_in = checkpoint(seed=7).driver(), StandIn()
-    driver.core.model.runner.capture_graphs(limits_of(driver.core, rows_per_sequence=(1,)), stand_in)
+    driver.core.model.runner.capture_graphs(limits_of(driver.core, rows_per_tile=(1,)), stand_in)
     assert answers(driver, 2) == answers(checkpoint(seed=7).driver(), 2)

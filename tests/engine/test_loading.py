@@ -8,7 +8,7 @@ import torch
 from engine.config import load_config, parameter_count
 from engine.core import EngineCore
 from engine.errors import ModelError
-from engine.loading import load_model, load_variants
+from engine.loading import Variant, load_model, load_variants
 from engine.options import EngineOptions
 from engine.placement import resolve_placement, weight_bytes
 from tests.engine.harness import Driver
@@ -49,7 +49,7 @@ def test_variants_share_weights_and_compute_what_they_would_alone(tmp_path: Path
         options_for(tmp_path, model_overrides={"plt_num_loops": 2}),
         options_for(tmp_path, model_overrides={"plt_num_loops": 1}),
     ]
-    models = load_variants(variants, show_progress=False)
+    models = load_variants([Variant(each) for each in variants], show_progress=False)
     assert len({id(model.runner.model.weights.layers[0].qkv) for model in models}) == 1
     prompts = [[5, 6, 7], [100, 101, 102, 103]]
     for model, options in zip(models, variants, strict=True):
@@ -60,7 +60,10 @@ def test_variants_share_weights_and_compute_what_they_would_alone(tmp_path: Path
 def test_variants_must_agree_on_how_weights_are_stored(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, random_config(), seed=0)
     with pytest.raises(ModelError, match="share weights"):
-        load_variants([options_for(tmp_path), options_for(tmp_path, dtype="bfloat16")], show_progress=False)
+        load_variants(
+            [Variant(options_for(tmp_path)), Variant(options_for(tmp_path, dtype="bfloat16"))],
+            show_progress=False,
+        )
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4"])

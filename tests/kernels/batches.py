@@ -72,6 +72,7 @@ def random_case(
         token_ids=torch.zeros(count, dtype=torch.int32),
         positions=torch.tensor(positions, dtype=torch.int32),
         loops=torch.tensor(loops, dtype=torch.int32),
+        windows=torch.tensor(loops, dtype=torch.int32),
         input_slots=torch.zeros(count, dtype=torch.int32),
         output_slots=torch.full((count,), -1, dtype=torch.int32),
         snapshot_blocks=torch.full((count,), -1, dtype=torch.int32),
@@ -79,7 +80,7 @@ def random_case(
         tiles=torch.tensor(tiles, dtype=torch.int32),
         parts=none.view(0, 2),
         part_starts=none,
-        shared_tables=tables[:, 0].contiguous(),
+        context_tables=tables[:, 0].contiguous(),
         window_tables=tables[:, 1:].contiguous(),
         window_first=torch.zeros(len(lengths), num_loops - 1, dtype=torch.int32),
         window_floor=floor,
@@ -109,7 +110,7 @@ def random_cache(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.
 def tiled_for(backend: KernelBackend, case: KernelCase) -> KernelCase:
     """The case with the tiles and parts that a step plan would have for `backend`."""
     batch, group = case.batch, case.queries.shape[1] // case.cache.num_kv_heads
-    tiling = backend.tiling(case.cache.head_dim, group, batch.num_loops, case.queries.dtype)
+    tiling = backend.tiling(case.cache.head_dim, group, batch.decode_rows, case.queries.dtype)
     by_sequence: dict[int, list[list[int]]] = {}
     for tile in batch.tiles.tolist():
         by_sequence.setdefault(tile[0], []).append(tile)
@@ -148,13 +149,13 @@ def rows_alone(case: KernelCase, wanted: list[int]) -> KernelCase:
     chosen = {
         name: getattr(batch, name)[wanted]
         for name in (
-            *("token_ids", "positions", "loops", "input_slots", "output_slots"),
+            *("token_ids", "positions", "loops", "windows", "input_slots", "output_slots"),
             *("snapshot_blocks", "cache_slots"),
         )
     }
     tables = {
         name: getattr(batch, name)[sequence : sequence + 1]
-        for name in ("shared_tables", "window_tables", "window_first", "window_floor")
+        for name in ("context_tables", "window_tables", "window_first", "window_floor")
     }
     one_loop = len(set(chosen["loops"].tolist())) == 1
     tiles = [[0, 0, len(wanted)]] if one_loop else [[0, row, row + 1] for row in range(len(wanted))]

@@ -33,7 +33,7 @@ def dense_attend(case: KernelCase) -> Dense:
     for sequence, first, stop in batch.tiles.tolist():
         for row in range(first, stop):
             position, loop = int(batch.positions[row]), int(batch.loops[row])
-            mixed, error = _average(case, row, batch.shared_tables[sequence], 0, 0, position)
+            mixed, error = _average(case, row, batch.context_tables[sequence], 0, 0, position)
             if loop:
                 begin = int(batch.window_first[sequence, loop - 1])
                 low = max(int(batch.window_floor[sequence, loop - 1]), position - batch.window)

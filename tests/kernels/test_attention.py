@@ -122,7 +122,7 @@ def test_cpu_does_not_read_keys_and_values_that_are_not_visible(cache_dtype):
     expected = attend(CpuBackend(), case)
     keys, values = case.cache.keys.clone(), case.cache.values.clone()
     for sequence, last in enumerate((20, 2)):
-        block = case.batch.shared_tables[sequence, last // 16]
+        block = case.batch.context_tables[sequence, last // 16]
         keys[block, :, last % 16 + 1 :] = torch.nan
         values[block, :, last % 16 + 1 :] = torch.nan
     poisoned = replace(case, cache=LayerCache(keys, values))

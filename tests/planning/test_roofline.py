@@ -7,13 +7,13 @@ from planning.loopcoder import SHAPE
 from planning.roofline import (
     Cost,
     Deployment,
+    context_attention,
     decode_seconds,
     free_until,
     head,
     prefill_seconds,
     products,
     ridge_rows,
-    shared_attention,
 )
 from planning.shape import Shape
 
@@ -44,7 +44,7 @@ def test_products_by_hand() -> None:
 
 def test_attention_by_hand() -> None:
     # 5 keys, each 2 (k, v) x 2 layers x 3 elements x 2 bytes; 4 FLOPs per element of a query and key.
-    assert shared_attention(TINY, 6, 2, 5) == Cost(2 * 5 * 24, 6 * 5 * 4 * 2 * 2 * 3)
+    assert context_attention(TINY, 6, 2, 5) == Cost(2 * 5 * 24, 6 * 5 * 4 * 2 * 2 * 3)
 
 
 def test_a_stage_takes_the_longer_of_its_two_times() -> None:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.loop_layout import LoopLayout, StartPlan, plan_every_position, plan_recompute, plan_restore
+from scheduler.loop_layout import (
+    LoopCache,
+    LoopLayout,
+    StartPlan,
+    plan_every_position,
+    plan_recompute,
+    plan_restore,
+)
 
 CODER = LoopLayout(num_loops=2, offset=1, window=64, num_layers=14, block_size=16)  # LoopCoder-V2
 
@@ -17,7 +24,13 @@ LAYOUTS = st.builds(
     window=st.integers(0, 5),
     num_layers=st.integers(1, 3),
     block_size=st.integers(1, 5),
+    cache=st.sampled_from(LoopCache),
 )
+
+
+def seen_from(layout: LoopLayout, position: int) -> int:
+    """First of its own keys that a later loop's row reads."""
+    return max(0, position - layout.window) if layout.cache is LoopCache.WINDOW else 0
 
 
 def exact_positions(
@@ -25,7 +38,7 @@ def exact_positions(
 ) -> tuple[list[set[int]], list[set[int]]]:
     """Per loop the positions with exact K/V of all layers, and with exact H, by following every dependency.
 
-    Trusts only what the cache is asked for: shared K/V below the hit, restored windows, restored H vectors.
+    Trusts only what the cache is asked for: K/V of loop 0 below the hit, what later loops restore, restored H vectors.
     """
     kv: list[set[int]] = []
     hidden: list[set[int]] = []
@@ -40,14 +53,14 @@ def exact_positions(
         inputs = set(hidden[loop - 1])
         restored: set[int] = set()
         if plan.restores_loop(loop):
-            restored = set(range(max(0, start - layout.window), start))
+            restored = set(range(seen_from(layout, start), start))
             inputs |= {start - 1} if layout.offset else set()
         exact = {i for i in computed if i < layout.offset or i - layout.offset in inputs}
         in_all_layers = set(exact)
         for _ in range(layout.num_layers):
             in_all_layers &= exact
             readable = exact | restored
-            exact = {i for i in exact if all(j in readable for j in range(max(0, i - layout.window), i))}
+            exact = {i for i in exact if all(j in readable for j in range(seen_from(layout, i), i))}
         kv.append(in_all_layers)
         hidden.append(exact)
     return kv, hidden
@@ -70,8 +83,8 @@ def check_can_decode(layout: LoopLayout, length: int, plan: StartPlan) -> None:
         assert length - 1 in hidden[loop]
         if loop > 0:
             start = plan.starts[loop]
-            restored = range(max(0, start - layout.window), start if plan.restores_loop(loop) else 0)
-            needed = set(range(max(0, length - layout.window), length))
+            restored = range(seen_from(layout, start), start if plan.restores_loop(loop) else 0)
+            needed = set(range(seen_from(layout, length), length))
             assert needed <= kv[loop] | set(restored)
 
 
@@ -154,7 +167,7 @@ def test_no_loop_could_start_later(layout, length, data):
 @settings(max_examples=200, deadline=None)
 @given(layout=LAYOUTS, rows=st.integers(1, 20), length=st.integers(1, 40))
 def test_blocks_are_counted_for_the_worst_alignment_and_no_more(layout, rows, length):
-    size = layout.block_size
+    layout, size = replace(layout, cache=LoopCache.WINDOW), layout.block_size
 
     def window(rows: int) -> int:
         reaches = (range(start, start + layout.kept_window + rows) for start in range(size))
@@ -163,3 +176,28 @@ def test_blocks_are_counted_for_the_worst_alignment_and_no_more(layout, rows, le
     assert layout.window_blocks(rows) == window(rows)
     shared = len({position // size for position in range(length)})
     assert layout.blocks_for(length, rows) == shared + (layout.num_loops - 1) * window(min(length, rows))
+
+
+@settings(max_examples=200, deadline=None)
+@given(layout=LAYOUTS, length=st.integers(1, 60), rows=st.integers(1, 30))
+def test_loops_with_contexts_of_their_own_start_at_the_beginning_and_keep_all(layout, length, rows):
+    own = replace(layout, cache=LoopCache.OWN)
+    assert own.tail_starts(length) == (0,) * layout.num_loops
+    plan = plan_recompute(own, length, 0)
+    assert plan == plan_every_position(own, length)
+    assert plan.num_rows == layout.num_loops * length
+    assert plan.kv_exact_from == plan.hidden_exact_from == (0,) * layout.num_loops
+    blocks = -(-length // layout.block_size)
+    assert own.blocks_for(length, rows) == layout.num_loops * blocks
+    assert own.kept_from(length) == 0
+    assert own.num_windows == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(layout=LAYOUTS, length=st.integers(2, 60), data=st.data())
+def test_such_loops_all_go_on_from_the_same_boundary(layout, length, data):
+    own = replace(layout, cache=LoopCache.OWN, block_size=1)
+    boundary = data.draw(st.integers(1, length - 1))
+    plan = plan_restore(own, length, boundary)
+    assert plan.starts == plan.kv_exact_from == plan.hidden_exact_from == (boundary,) * layout.num_loops
+    assert all(plan.restores_loop(loop) and plan.window_floor(loop) == 0 for loop in range(1, own.num_loops))

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.block_pool import BlockPool
-from scheduler.loop_layout import LoopLayout, plan_recompute, plan_restore
-from scheduler.prefix_cache import block_key, chain_keys, find_start, root_key, window_block_range
+from scheduler.loop_layout import LoopCache, LoopLayout, plan_every_position, plan_recompute, plan_restore
+from scheduler.prefix_cache import block_key, chain_keys, find_start, kept_block_range, root_key
 
 LAYOUT = LoopLayout(num_loops=2, offset=1, window=4, num_layers=2, block_size=4)
 TOKENS = list(range(100, 143))
@@ -148,6 +148,7 @@ def test_a_restore_goes_with_its_evicted_window():
         window=st.integers(0, 6),
         num_layers=st.integers(1, 2),
         block_size=st.integers(1, 4),
+        cache=st.sampled_from(LoopCache),
     ),
     length=st.integers(1, 40),
     shared=st.integers(0, 40),
@@ -165,7 +166,7 @@ def test_no_exact_start_is_cheaper(layout, length, shared, data):
     plans = [plan_recompute(layout, length, hit * layout.block_size) for hit in hits]
     for hit in hits[1:]:
         plan = plan_restore(layout, length, hit * layout.block_size)
-        wanted = window_block_range(layout, plan.restored)
+        wanted = kept_block_range(layout, plan.restored)
         loops = [loop for loop in range(1, layout.num_loops) if plan.restores_loop(loop)]
         if all((index, loop) in cached for loop in loops for index in wanted):
             plans.append(plan)
@@ -175,9 +176,9 @@ def test_no_exact_start_is_cheaper(layout, length, shared, data):
 
 @pytest.mark.parametrize(("boundary", "expected"), [(4, [0]), (8, [1]), (40, [9])])
 def test_window_blocks_reach_back_one_window(boundary, expected):
-    assert list(window_block_range(LAYOUT, boundary)) == expected
+    assert list(kept_block_range(LAYOUT, boundary)) == expected
     wider = replace(LAYOUT, window=5)
-    assert list(window_block_range(wider, boundary)) == sorted({max(0, expected[0] - 1), *expected})
+    assert list(kept_block_range(wider, boundary)) == sorted({max(0, expected[0] - 1), *expected})
 
 
 def test_with_one_loop_there_is_nothing_to_restore():
@@ -186,3 +187,14 @@ def test_with_one_loop_there_is_nothing_to_restore():
     keys = keys_of(TOKENS, layout)
     plan = find_start(layout, pool_with(keys, {(index, 0) for index in range(10)}), keys, 43)
     assert (plan.shared_hit, plan.restored, plan.num_rows) == (40, None, 3)
+
+
+def test_without_windows_the_blocks_of_all_loops_must_be_there():
+    own = replace(LAYOUT, num_loops=3, cache=LoopCache.OWN)
+    keys = keys_of(TOKENS, own)
+    cached = blocks(0, *range(10)) | blocks(1, *range(7)) | blocks(2, 0, 1, 2, 3, 5, 6)
+    plan = find_start(own, pool_with(keys, cached), keys, 43)
+    assert plan == plan_restore(own, 43, 16)
+    assert plan.starts == (16, 16, 16)
+    assert find_start(own, pool_with(keys, blocks(0, *range(10))), keys, 43) == plan_every_position(own, 43)
+    assert list(kept_block_range(own, 16)) == [0, 1, 2, 3]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.invariants import check, check_idle
-from scheduler.loop_layout import LoopLayout
+from scheduler.loop_layout import LoopCache, LoopLayout
 from scheduler.policy import parallel_spans
 from scheduler.scheduler import Scheduler, SchedulerLimits, _extend_lead
 from scheduler.sequence import Sequence, SequenceState
@@ -73,6 +73,7 @@ LAYOUTS = st.builds(
     window=st.integers(0, 9),
     num_layers=st.integers(1, 3),
     block_size=st.integers(1, 6),
+    cache=st.sampled_from(LoopCache),
 )
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scheduler.block_pool import BlockPool
 from scheduler.carry_pool import CarryPool, required_capacity
-from scheduler.loop_layout import LoopLayout
+from scheduler.loop_layout import LoopCache, LoopLayout
 from scheduler.scheduler import Scheduler, SchedulerLimits
 from scheduler.sequence import Sequence
 from scheduler.sequence_cache import SequenceCache
@@ -80,6 +80,29 @@ def test_found_blocks_need_not_be_free(missing: int) -> None:
         assert again.plan.shared_hit == 20
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    num_loops=st.integers(1, 4),
+    offset=st.integers(0, 1),
+    block_size=st.integers(1, 5),
+    prompt=st.integers(1, 30),
+    max_rows=st.integers(4, 20),
+)
+def test_loops_with_contexts_of_their_own_give_nothing_back_while_they_run(
+    num_loops, offset, block_size, prompt, max_rows
+) -> None:
+    layout = LoopLayout(num_loops, offset, 0, 1, block_size, LoopCache.OWN)
+    scheduler = Scheduler(layout, SchedulerLimits(1, max_rows), 200)
+    sequence = sequence_of([1] * prompt, layout)
+    scheduler.add(sequence)
+    while sequence.num_output_tokens < 12:
+        step(scheduler)
+        for table, done in zip(sequence.tables, sequence.next, strict=True):
+            assert table.first == 0
+            assert table.stop == -(-max(prompt, done) // block_size)
+    assert scheduler.blocks.used <= layout.blocks_for(len(sequence), max_rows)
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     num_loops=st.integers(1, 4),
@@ -123,6 +146,33 @@ def test_the_end_of_a_text_is_evicted_first() -> None:
         found.append([pool.lookup((key, 0)) is not None for key in keys])
     assert found[0] == [True] * 5
     assert found[1:] == [[True] * 4 + [False], [True] * 3 + [False] * 2]
+
+
+def test_the_loops_of_a_position_are_evicted_together_where_a_hit_needs_them_all() -> None:
+    layout = replace(LAYOUT, num_loops=3, cache=LoopCache.OWN)
+    scheduler = Scheduler(layout, SchedulerLimits(1, MAX_ROWS), 40)
+    past = sequence_of(list(range(21)), layout)
+    serve(scheduler, past, 1)
+    keys = list(past.keys)
+    scheduler.finish(past)
+    pool = scheduler.blocks
+    assert len(pool.evictable) > 10
+    while pool.evictable:
+        pool.allocate(len(pool.free) + 1)
+        found = [[pool.lookup((key, loop)) is not None for key in keys] for loop in range(3)]
+        assert all(each == sorted(each, reverse=True) for each in found), "ends go first"
+        assert max(map(sum, found)) - min(map(sum, found)) <= 1
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_every_loops_blocks_of_a_prompt_are_taken_when_it_begins(missing: int) -> None:
+    """Else the next prompt would be let in to the blocks that this one's later loops are about to need."""
+    layout = replace(LAYOUT, num_loops=3, cache=LoopCache.OWN)
+    cache = cache_of(3 * 6 - missing, layout)
+    sequence = sequence_of(list(range(21)), layout)
+    begun = cache.begin(sequence, MAX_ROWS, 0)
+    assert (begun is None) == bool(missing)
+    assert cache.blocks.used == (0 if missing else 18)
 
 
 def test_only_exact_blocks_can_be_found() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tools.demo_model import corpus
 from tools.demo_model.dataset import BLOCK, GROUP, Rows, token_bytes
 from tools.demo_model.generate import Sampling, generate
 from tools.demo_model.layout import CHAT_TEMPLATE, config_json
+from tools.demo_model.loop_counts import Run, learning_rate_factor
 from tools.demo_model.network import Network, NetworkConfig, window_attention
 from tools.demo_model.tokenizer import PLAIN_TOKENS, SPECIAL_TOKENS
 from tools.demo_model.train import Schedule, cut_rows, mean_loss
@@ -169,6 +171,39 @@ def test_schedule_ends_at_zero_and_can_be_cut_short() -> None:
     schedule.stop_early(420.0)  # the file is still there: nothing changes
     assert schedule.deadline == 540.0
     assert schedule.factor(540.0, step=500) == 0.0
+
+
+def test_rate_by_steps_begins_with_warm_up_and_ends_at_zero() -> None:
+    factors = [learning_rate_factor(step, 1000) for step in range(1001)]
+    assert factors[0] < 0.1
+    assert factors[100] == factors[550] == 1.0
+    assert factors[775] == pytest.approx(0.5)
+    assert factors[1000] == 0.0
+
+
+@pytest.mark.parametrize("num_loops", [1, 3])
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, num_loops: int) -> None:
+    tokens = np.random.default_rng(0).integers(0, SMALL.vocab_size, BLOCK * GROUP + 1)
+    np.save(tmp_path / "train.npy", tokens.astype(np.uint16))
+    rows, probe = Rows(tmp_path / "train.npy"), cut_rows(tokens[:1030], 512)
+    config = replace(SMALL, plt_num_loops=num_loops)
+    torch.set_num_threads(1)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for work in (whole, cut):
+        work.mkdir()
+    Run(whole, config, 4, compiled=False).turn(rows, probe, 4)
+    for _ in range(2):
+        Run(cut, config, 4, compiled=False).turn(rows, probe, 2)
+    saved = [torch.load(work / f"loops-{num_loops}" / "checkpoint.pt") for work in (whole, cut)]
+    assert saved[0]["step"] == saved[1]["step"] == 4
+    assert saved[0]["history"] == saved[1]["history"]
+    assert saved[0]["network"].keys() == saved[1]["network"].keys()
+    assert all(
+        torch.equal(saved[0]["network"][name], saved[1]["network"][name]) for name in saved[0]["network"]
+    )
+    assert not torch.equal(saved[0]["network"]["model.norm.weight"], torch.ones(config.hidden_size))
+    with pytest.raises(SystemExit, match="run of 4 steps, not 5"):
+        Run(cut, config, 5, compiled=False)
 
 
 # The committed model.

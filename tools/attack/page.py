@@ -22,7 +22,7 @@ A case passes if the status is the one wanted, errors are OpenAI's object of at 
 echoes, good answers are well-formed, and nothing hangs. Meanwhile a process of its own measures the health path, and
 **canaries**, greedy streams of honest clients, must get the tokens that they got on the quiet server. At the end the
 server must be as before: nothing running or waiting, no block held, no more files, threads or processes, at most 16 MiB
-more memory.
+more memory. The catalogue is sent once before, without being counted, so that only what grows each time shows.
 """
 
 PEERS_INTRODUCTION = """# Under attack, beside other servers

@@ -122,24 +122,35 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def export(work: Path, out: Path, every: int) -> None:
-    """Write the model directory `out` from WORK/checkpoint.pt and the files that dataset.py made."""
+def write_model(out: Path, network: Network, tokenizer_text: str) -> dict[str, Any]:
+    """Write what a server needs of a model directory, the network's weights as bfloat16; returns config.json."""
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = torch.load(work / "checkpoint.pt", weights_only=True)
-    network = load_shipped(checkpoint)
     tensors = {name: t.bfloat16().contiguous() for name, t in network.state_dict().items()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)  # the library makes it readable by its owner alone
     config = config_json(network.config)
     write_json(out / "config.json", config)
     write_json(out / "generation_config.json", generation_json())
-    tokenizer_text = released_json((work / "tokenizer.json").read_text(encoding="utf-8"))
     (out / "tokenizer.json").write_text(tokenizer_text, encoding="utf-8")
     write_json(out / "tokenizer_config.json", tokenizer_config_json(tokenizer_text))
+    return config
+
+
+def read_tokenizer(work: Path) -> str:
+    """The tokenizer's JSON in the released layout."""
+    return released_json((work / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def export(work: Path, out: Path, every: int) -> None:
+    """Write the model directory `out` from WORK/checkpoint.pt and the files that dataset.py made."""
+    checkpoint = torch.load(work / "checkpoint.pt", weights_only=True)
+    network = load_shipped(checkpoint)
+    tokenizer_text = read_tokenizer(work)
+    config = write_model(out, network, tokenizer_text)
 
     tokenizer = Tokenizer.from_str(tokenizer_text)
     record = {
-        "parameters": sum(t.numel() for t in tensors.values()),
+        "parameters": sum(t.numel() for t in network.state_dict().values()),
         "sample_tokens": SAMPLE_TOKENS,
         "training": {
             "tokens": checkpoint["position"],

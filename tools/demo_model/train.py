@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,34 @@ def make_optimizers(network: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
+def computes_in_bf16() -> bool:
+    """Whether matrix products are faster in bfloat16 here: where the processor has them; elsewhere they are slower."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("amx_bf16", False) or found.get("avx512_bf16", False))
+
+
+def training_step(
+    network: Network,
+    optimizers: list[torch.optim.Optimizer],
+    loss_of: Callable[[Tensor], Tensor],
+    ids: Tensor,
+    factor: float,
+    bf16: bool,
+) -> Tensor:
+    """One update from rows [N, T + 1] at `factor` times the learning rates; returns the loss before it, a scalar."""
+    for optimizer, rate in zip(optimizers, (MATRIX_RATE, OTHER_RATE), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = loss_of(ids)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.detach()
+
+
 def cut_rows(tokens: np.ndarray, length: int, every: int = 1) -> Tensor:
     """Rows of a token stream side by side, of which each `every`-th is kept: [N] -> ids [rows, length + 1] int64."""
     starts = range(0, len(tokens) - length, length * every)
@@ -91,7 +120,7 @@ def train(work: Path, minutes: float, threads: int, compiled: bool) -> None:
     """Train until the budget is used, resuming from WORK/checkpoint.pt where there is one."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    bf16 = torch.cpu.get_capabilities().get("amx_bf16", False)  # without AMX, bfloat16 is the slower one
+    bf16 = computes_in_bf16()
     config = NetworkConfig(vocab_size=VOCAB_SIZE)
     network = Network(config)
     optimizers = make_optimizers(network)
@@ -144,18 +173,9 @@ def train(work: Path, minutes: float, threads: int, compiled: bool) -> None:
             schedule.stop_early(elapsed)
         length = LONG_ROW if elapsed >= LONG_FROM * schedule.deadline else SHORT_ROW
         factor = schedule.factor(elapsed, step)
-        for optimizer, rate in zip(optimizers, (MATRIX_RATE, OTHER_RATE), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
         ids = rows.batch(position, BATCH_TOKENS // length, length)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = loss_of(ids)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(loss.detach())
+        loss = training_step(network, optimizers, loss_of, ids, factor, bf16)
+        losses.append(loss)
         step, position = step + 1, position + BATCH_TOKENS
         now = time.monotonic()
         elapsed, tick = elapsed + now - tick, now

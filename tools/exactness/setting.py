@@ -8,14 +8,17 @@ from typing import Any
 import msgspec
 import torch
 
-from engine.loading import LoadedModel, load_variants
+from engine.loading import LoadedModel, Variant, load_variants
 from engine.options import CacheDtypeName, DtypeName, EngineOptions, Quantization
 from engine.rank_loading import plan_load
 from engine.runner import block_bytes
+from tests.family_configs import LOOPS_KEY, TINY, family_config
 from tests.make_checkpoint import make_checkpoint, random_config
+from tests.oracle import loops_of
 
 DEMO_MODEL = Path(__file__).resolve().parents[2] / "models" / "demo"
 DEMO_SHARE = 0.08
+FAMILY_SHARE = 0.4  # of the random checkpoints; the others are PLT
 PLAIN_SHARE = 0.4  # of the cases, all in float32
 
 HEADS = ((4, 2, 16), (4, 4, 16), (2, 1, 10), (4, 1, 8))
@@ -93,7 +96,7 @@ class Setting:
         num_requests: int,
     ) -> "Setting":
         """In a third of the draws, short prompts outgrow a tight pool together, so that some are preempted."""
-        loops = 2 if checkpoint is None else int(checkpoint["plt_num_loops"])
+        loops = 2 if checkpoint is None else loops_of(checkpoint).number
         tight = rng.random() < 0.35
         max_num_seqs = rng.choice((4, 6) if tight else (1, 2, 3, 4, 6))
         max_prompt, max_answer = (8, 40) if tight else (rng.choice((24, 60, 120)), rng.choice((6, 16)))
@@ -148,25 +151,48 @@ class Setting:
             execution="parallel",
             prefix_caching=False,
         )
-        first, *others = load_variants([crowd, *[alone] * num_alone], show_progress=False)
+        first, *others = load_variants(
+            [Variant(options) for options in (crowd, *[alone] * num_alone)], show_progress=False
+        )
         return first, others
 
 
 def _draw_checkpoint(rng: random.Random) -> dict[str, Any]:
     heads, kv_heads, head_dim = rng.choice(HEADS)
     hidden, intermediate = rng.choice(SIZES)
+    shape = {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": rng.randint(1, 3),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "tie_word_embeddings": rng.random() < 0.3,
+        "rope_scaling": rng.choice(ROPES),
+    }
+    return _draw_family(rng, shape) if rng.random() < FAMILY_SHARE else _draw_plt(rng, shape)
+
+
+def _draw_family(rng: random.Random, shape: dict[str, Any]) -> dict[str, Any]:
+    name = rng.choice(sorted(TINY))
+    config = family_config(name, **shape)
+    if name in LOOPS_KEY:
+        config[LOOPS_KEY[name]] = rng.randint(1, 4)
+    choices = {
+        "attention_bias": [False, True],
+        "mlp_bias": [False, True],
+        "loop_window_size": [1, 2, 3, 8, 16, 31],
+        "skip_loop_final_norm": [False, True],
+    }
+    return config | {key: rng.choice(values) for key, values in choices.items() if key in config}
+
+
+def _draw_plt(rng: random.Random, shape: dict[str, Any]) -> dict[str, Any]:
     normalize = rng.random() < 0.8
     return random_config(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=rng.randint(1, 3),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
+        **shape,
         attention_bias=rng.random() < 0.3,
         mlp_bias=rng.random() < 0.3,
-        tie_word_embeddings=rng.random() < 0.3,
-        rope_scaling=rng.choice(ROPES),
         plt_num_loops=rng.randint(1, 4),
         plt_window_size=[rng.choice((1, 2, 3, 5, 8, 16, 31)), 0],
         plt_clp_shift=rng.choice((0, 1, 1)),

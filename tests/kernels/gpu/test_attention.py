@@ -151,7 +151,7 @@ def test_keys_with_a_score_of_minus_infinity_weigh_nothing():
     queries = case.queries.abs()
     without = replace(case, queries=queries)
     keys = case.cache.keys.clone()
-    block, offset = int(case.batch.shared_tables[0, 2]), 1
+    block, offset = int(case.batch.context_tables[0, 2]), 1
     keys[block, :, offset] = -torch.inf
     with_key = replace(without, cache=replace(case.cache, keys=keys))
     dense = dense_attend(with_key)
@@ -174,7 +174,7 @@ def test_nothing_outside_a_rows_keys_is_read():
         for row in range(first, stop):
             loop, position = int(batch.loops[row]), int(batch.positions[row])
             for p in range(position + 1):
-                seen[batch.shared_tables[sequence, p // 4], p % 4] = True
+                seen[batch.context_tables[sequence, p // 4], p % 4] = True
             if loop:
                 low = max(int(batch.window_floor[sequence, loop - 1]), position - batch.window)
                 for p in range(low, position + 1):
@@ -188,7 +188,7 @@ def test_nothing_outside_a_rows_keys_is_read():
 def test_a_broken_row_breaks_no_other_sequence():
     case = random_case(17, lengths=(30, 31), new_rows=(1, 5))
     expected = attend(case)
-    case.cache.values[case.batch.shared_tables[0, 0].long()] = torch.nan
+    case.cache.values[case.batch.context_tables[0, 0].long()] = torch.nan
     actual = attend(case)
     assert actual[:2].isnan().all()
     assert torch.equal(actual[2:], expected[2:])

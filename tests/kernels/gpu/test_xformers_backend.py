@@ -76,7 +76,7 @@ def test_masks_are_the_plain_definition():
         range(len(batch.positions))
     )
     assert plan.windows is not None
-    for part, of_loops in ((plan.shared, range(3)), (plan.windows, range(1, 3))):
+    for part, of_loops in ((plan.contexts, range(3)), (plan.windows, range(1, 3))):
         assert isinstance(part, Gathered)
         places = list(zip(part.blocks.tolist(), part.offsets.tolist(), strict=True))
         mask = mask_of(part)
@@ -94,7 +94,7 @@ def wanted_keys(case: KernelCase, row: int, windows: bool) -> list[tuple[int, in
         int(batch.positions[row]),
         int(batch.loops[row]),
         0,
-        batch.shared_tables[sequence],
+        batch.context_tables[sequence],
     )
     if windows:
         low = max(int(batch.window_floor[sequence, loop - 1]), position - batch.window)

@@ -292,8 +292,31 @@ def restored_window_is_one_block_short(patch: Patch) -> None:
         first = (max(0, boundary - layout.window) + layout.block_size - 1) // layout.block_size
         return range(first, boundary // layout.block_size)
 
-    patch.setattr(prefix_cache_module, "window_block_range", broken)
-    patch.setattr(sequence_cache_module, "window_block_range", broken)
+    patch.setattr(prefix_cache_module, "kept_block_range", broken)
+    patch.setattr(sequence_cache_module, "kept_block_range", broken)
+
+
+def own_contexts_are_hit_by_loop_0_alone(patch: Patch) -> None:
+    """With an own context each, a loop without its blocks can't go on where loop 0 can."""
+    found = prefix_cache_module._num_found
+    patch.setattr(prefix_cache_module, "_num_found", lambda pool, keys, loops: found(pool, keys, range(1)))
+
+
+def own_contexts_are_trimmed_like_windows(patch: Patch) -> None:
+    advance = SequenceCache.advance
+
+    def broken(self: SequenceCache, sequence: Sequence) -> None:
+        advance(self, sequence)
+        for loop in range(1, sequence.layout.num_loops):
+            self._trim_window(sequence, loop)
+
+    patch.setattr(SequenceCache, "advance", broken)
+
+
+def later_loops_read_loop_0s_context(patch: Patch) -> None:
+    """As if there were windows beside it."""
+    table = property(lambda self: self.sequence.tables[0])
+    patch.setattr(row_batch_module.ContextRows, "table", table)
 
 
 def prompt_logprobs_use_the_cache(patch: Patch) -> None:
@@ -493,8 +516,14 @@ CONTENT_MUTATIONS: list[Mutation] = [
     tail_starts_one_late,
     inexact_blocks_are_cached,
     eviction_keeps_the_key,
+    later_loops_read_loop_0s_context,
+    own_contexts_are_trimmed_like_windows,
 ]
 """Those that make a row read something wrong."""
+
+
+def _has_own_contexts(setting: Setting) -> bool:
+    return not setting.layout.has_windows and setting.layout.num_loops > 1
 
 
 def _has_exact_blocks_before_exact_hidden(setting: Setting) -> bool:
@@ -562,6 +591,7 @@ SUITED: dict[Mutation, Callable[[Setting], bool]] = {
     snapshots_count_as_exact_too_early: _has_exact_blocks_before_exact_hidden,
     blocks_count_as_exact_too_early: _has_a_cached_tail,
     last_loop_does_not_wait: _is_short_of_rows,
+    own_contexts_are_hit_by_loop_0_alone: _has_own_contexts,
     keys_are_not_cleared_on_growth: _has_short_prompts_and_long_answers,
     bad_requests_in_a_row_kill_the_engine: _has_cursed_requests_alone,
     culprits_rows_are_booked_before_they_end: _has_cursed_requests_and_a_cache,

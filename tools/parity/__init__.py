@@ -1,0 +1,1 @@
+"""Our logits beside those of independent implementations, on tiny random checkpoints of every family."""
