@@ -158,17 +158,15 @@ def _serving(measured: Measured) -> list[ServingCost]:
 
 def _notes(measured: Measured) -> list[str]:
     """What this model or corpus has none of."""
-    config, notes = measured.model.config, []
-    if config.loops.offset == 0:
+    config, notes, own_loops = measured.model.config, [], measured.own_loops
+    if config.loops.offset == 0 and own_loops > 1:
         notes.append(
             "This model's loops read the state of their own position: its offset cost is zero by design."
         )
-    if not measured.gates.any():
+    if not measured.gates.any() and own_loops > 1:
         notes.append("No gates: no loop of this model mixes a context with a window.")
     if measured.plan.attention_positions == 0:
         notes.append("Attention weights were not looked at.")
-    if measured.own_loops < 3:
-        notes.append(
-            "Shares of the loops after the first say nothing of fewer than three loops; they are left out."
-        )
+    if own_loops == 2:
+        notes.append("Shares of the loops after the first say nothing where there is one; they are left out.")
     return notes

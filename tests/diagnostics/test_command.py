@@ -94,6 +94,8 @@ def test_what_is_left_out_is_said(data: Path) -> None:
         return " ".join(found.notes)
 
     assert "lacks what a second loop needs" in notes(windowed(1))
+    assert "by design" not in notes(windowed(1, shift=0))  # of one loop there is nothing more to say
+    assert "say nothing where there is one" in notes(windowed(2))
     assert "not asked for" in notes(windowed(2), extra_loop=False)
     assert "offset cost is zero by design" in notes(windowed(3, shift=0))
     assert "not looked at" in notes(windowed(2), attention_positions=0)
