@@ -22,6 +22,7 @@ COPY engine engine
 COPY kernels kernels
 COPY scheduler scheduler
 COPY planning planning
+COPY diagnostics diagnostics
 COPY benchmarks benchmarks
 RUN ["pip", "wheel", "--no-cache-dir", "--no-deps", "--wheel-dir", "/wheel", "."]
 

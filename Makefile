@@ -6,7 +6,8 @@ BIN := .venv/bin
 LIGHT_CLIENTS := openai-oldest openai-newest openai-node litellm langchain instructor pydantic-ai anthropic \
 	llm-comply continue
 
-.PHONY: ray-serve router install serve test lint format clients prometheus dashboards browser screenshot compatibility bench bench-peers \
+.PHONY: ray-serve router install serve test lint format clients prometheus dashboards browser screenshot compatibility bench \
+	diagnose-demo bench-peers \
 	bench-full-size parity compile-kernels roofline gpu-check simulate attack attack-disconnects attack-peers overload drain crash \
 	soak timing key-timing \
 	fuzz-checkpoint exactness mutation image image-check deploy-check clean
@@ -64,6 +65,9 @@ compatibility: .venv/installed-test   ## all clients against a running server, d
 
 bench: .venv/installed-test   ## time per token and KV bytes of the demo model, parallel against sequential
 	$(BIN)/loopserve bench
+
+diagnose-demo: .venv/installed-test   ## what each loop of MODELS gains on held-out text: docs/results/loops; minutes each
+	$(BIN)/python -m tools.diagnose_demo $${MODELS:-models/demo}
 
 bench-peers: .venv/installed-test   ## other servers in build/peers, all measured by turns; an hour, 7 GB
 	sh tools/peers/install.sh build/peers

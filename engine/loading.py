@@ -48,14 +48,18 @@ class LoadedModel:
     ready: EngineReady
 
 
-def load_model(options: EngineOptions, show_progress: bool) -> LoadedModel:
+def load_model(options: EngineOptions, show_progress: bool, more_loops: int = 0) -> LoadedModel:
     """Load a checkpoint and size the cache; with tensor parallelism, also start the other ranks.
 
+    Args:
+        more_loops: than the config has, whatever its family calls them; only for looking at, and without tensor
+            parallelism. What the config's loops compute is the same with more after them.
+
     Raises:
-        ModelError: the model or an option can't be served.
+        ModelError: the model or an option can't be served; of a model of one loop perhaps only not with more.
         EngineDeadError: another rank failed.
     """
-    plan = plan_load(options, rank=0)
+    plan = plan_load(options, rank=0, more_loops=more_loops)
     followers = Followers.start(options)
     try:
         rank = load_rank(plan, followers.join(options, plan.placement.device), show_progress)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.isolation import is_fatal
+from engine.loop_arithmetic import best_tokens, relative_changes
 from engine.messages import LoopSignals
 from engine.model import LoopedModel
 from engine.runner import ModelRunner
@@ -137,8 +138,7 @@ class SignalSampler:
             compared = self._in_one_pass(before, rows, hidden, normed)
         else:
             compared = self._with_carries(before, rows, hidden, normed)
-        earlier = compared.before.double()
-        change = (compared.after.double() - earlier).norm(dim=1) / earlier.norm(dim=1)
+        change = relative_changes(compared.before, compared.after)
         gates = torch.zeros_like(change)
         if layer_gates:
             gates = torch.stack([gates[rows] for gates in layer_gates]).double().mean(dim=(0, 2))
@@ -184,8 +184,8 @@ class SignalSampler:
 
     def _best(self, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Per row, the most probable token, and whether there is one."""
-        tops = [self._model.logits(part).max(dim=1) for part in normed.split(SCORED_ROWS)]
-        return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops]).isfinite()
+        tops = [best_tokens(self._model.logits(part)) for part in normed.split(SCORED_ROWS)]
+        return torch.cat([best for best, _ in tops]), torch.cat([is_number for _, is_number in tops])
 
 
 def is_comparable(plan: StepPlan) -> bool:

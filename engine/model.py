@@ -11,6 +11,7 @@ The dense layers see ``[rows, hidden]`` and don't know which loop a row belongs 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -95,8 +96,10 @@ class LoopedModel:
         qkv = self._norm_heads(layer, layer.qkv(normed))
         queries = kernels.rotate_and_write(qkv, self.rope, cache, batch)
         gates = kernels.gates(layer.gate, x, queries, self.config.rms_norm_eps) if layer.gate else None
-        if tap is not None and gates is not None:
-            tap.gates(gates)
+        if tap is not None:
+            if gates is not None:
+                tap.gates(gates)
+            tap.queries(queries, partial(kernels.read_keys, cache))
         return layer.output(kernels.attend(cache, queries, gates, batch))
 
     def _norm_heads(self, layer: LayerWeights, qkv: torch.Tensor) -> torch.Tensor:

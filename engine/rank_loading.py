@@ -107,14 +107,19 @@ class LoadedRank:
         return ModelRunner(model, plan.layout, state, plan.placement.device, followers or Followers())
 
 
-def plan_load(options: EngineOptions, rank: int) -> LoadPlan:
+def plan_load(options: EngineOptions, rank: int, more_loops: int = 0) -> LoadPlan:
     """Read the config and choose where this rank lives; also sets the process's number of compute threads.
+
+    Args:
+        more_loops: to plan for, than the config has.
 
     Raises:
         ModelError: the model or an option can't be served.
     """
     _set_threads(options)
     config = load_config(Path(options.model_dir), options.model_overrides)
+    loops = replace(config.loops, num_loops=config.loops.num_loops + more_loops)
+    config = replace(config, loops=loops)
     wanted_len = _wanted_model_len(config, options)
     _check_row_budget(config, options)
     check_divisible(config, options.tensor_parallel_size)

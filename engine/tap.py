@@ -1,4 +1,4 @@
-"""Where what a pass computes within the model can be looked at: H of every loop, gates of every layer and head.
+"""Where what a pass computes within the model can be looked at: H of every loop, gates and queries of every layer.
 
 `LoopedModel.run_layers` shows it to a `Tap` while it computes; nothing is computed for it, and a pass without one pays
 for two comparisons with None per layer. A pass with one is the same work on the same rows, but never a CUDA graph's:
@@ -11,10 +11,14 @@ are, which every rank holds whole, but the gates of its own heads only.
 head's input of all rows is what `run_layers` returns.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+
+KeyReader = Callable[[Sequence[int]], torch.Tensor]
+"""From ids of cache blocks to a layer's keys in them, see `KernelBackend.read_keys`."""
 
 
 class Tap(Protocol):
@@ -28,6 +32,13 @@ class Tap(Protocol):
 
     def gates(self, gates: torch.Tensor) -> None:
         """Each layer's, in order, if there are several loops: float32 ``[rows, heads]``. Rows of loop 0 use none."""
+
+    def queries(self, queries: torch.Tensor, read_keys: KeyReader) -> None:
+        """Each layer's, in order, after its gates: rotated, ``[rows, heads, head_dim]``.
+
+        Args:
+            read_keys: reads this layer's cache, which holds the pass's own keys by now; of no use after this call.
+        """
 
     def hidden(self, hidden: torch.Tensor, normed: torch.Tensor) -> None:
         """H as the next loop gets it, and what the head would be given: ``[rows, hidden]`` each, one tensor or two."""
@@ -51,6 +62,9 @@ class LoopTap:
     def gates(self, gates: torch.Tensor) -> None:
         """See `Tap`."""
         self.layer_gates.append(gates)
+
+    def queries(self, queries: torch.Tensor, read_keys: KeyReader) -> None:
+        """Not kept."""
 
     def hidden(self, hidden: torch.Tensor, normed: torch.Tensor) -> None:
         """See `Tap`."""

@@ -3,6 +3,7 @@
 In the cache, the keys of a block lie transposed, ``[head_dim, block_size]``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -173,6 +174,11 @@ class CpuBackend:
         arrays = self._arrays_of(batch)
         parallel = queries.numel() * arrays.last_position >= PARALLEL_WORK
         return _launch_attend(parallel, self._stored_of(cache), queries, gates, arrays)
+
+    def read_keys(self, cache: LayerCache, blocks: Sequence[int]) -> torch.Tensor:
+        _, heads, block_size, head_dim = cache.keys.shape
+        transposed = cache.keys[list(blocks)].view(len(blocks), heads, head_dim, block_size)
+        return transposed.float().permute(1, 0, 3, 2).flatten(1, 2)
 
     def keep_hidden(
         self, hidden: torch.Tensor, carries: torch.Tensor, block_hidden: torch.Tensor, batch: RowBatch

@@ -3,6 +3,7 @@
 A backend is chosen once at start-up (`kernels.registry`); the model never asks which one it has.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -245,6 +246,19 @@ class KernelBackend(Protocol):
 
         Returns:
             ``[rows, heads · head_dim]`` in the queries' dtype.
+        """
+        ...
+
+    def read_keys(self, cache: LayerCache, blocks: Sequence[int]) -> torch.Tensor:
+        """Keys of some blocks, one position after another, whatever they are stored as.
+
+        Not for serving: only who looks at a pass reads keys.
+
+        Args:
+            blocks: ids, at least one.
+
+        Returns:
+            float32 ``[num_kv_heads, len(blocks) · block_size, head_dim]``, rotated.
         """
         ...
 

@@ -3,6 +3,8 @@
 Works on any device and dtype. Sums and softmaxes are float32; each result is rounded once.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
@@ -73,6 +75,9 @@ class TorchRowOps:
         cache.values[blocks, :, offsets] = values.to(cache.values.dtype)
         return rotated[:, :num_heads]
 
+    def read_keys(self, cache: LayerCache, blocks: Sequence[int]) -> torch.Tensor:
+        return read_blocks(cache.keys, cache.key_scales, torch.tensor(blocks, device=cache.keys.device))
+
     def keep_hidden(
         self, hidden: torch.Tensor, carries: torch.Tensor, block_hidden: torch.Tensor, batch: RowBatch
     ) -> None:
@@ -104,6 +109,21 @@ class ReferenceBackend(TorchRowOps):
         return out.flatten(1)
 
 
+def read_blocks(stored: torch.Tensor, scales: torch.Tensor | None, blocks: torch.Tensor) -> torch.Tensor:
+    """Keys or values of some blocks, whose positions are their rows, one after another.
+
+    Args:
+        stored: as in `LayerCache`, each position in one run.
+        blocks: int64 ids.
+
+    Returns:
+        float32 ``[num_kv_heads, blocks · block_size, head_dim]``.
+    """
+    found = stored[blocks]
+    wide = found.float() if scales is None else e4m3.decode(found, scales)
+    return wide.transpose(0, 1).flatten(1, 2)
+
+
 def _rotate(x: torch.Tensor, rope: RopeTable, positions: torch.Tensor) -> torch.Tensor:
     """Rotate-half (Llama, NeoX) form of RoPE (arXiv 2104.09864): dimension d pairs with d + head_dim / 2."""
     first, second = x.float().chunk(2, dim=-1)
@@ -121,9 +141,7 @@ def _attend_range(
     group = query.shape[0] // cache.num_kv_heads
 
     def gather(stored: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
-        found = stored[blocks]
-        wide = found.float() if scales is None else e4m3.decode(found, scales)
-        return wide.transpose(0, 1).flatten(1, 2)[:, inside].repeat_interleave(group, 0)
+        return read_blocks(stored, scales, blocks)[:, inside].repeat_interleave(group, 0)
 
     keys, values = gather(cache.keys, cache.key_scales), gather(cache.values, cache.value_scales)
     scores = torch.einsum("hd,hkd->hk", query, keys) * query.shape[1] ** -0.5

@@ -1,4 +1,4 @@
-"""The command line: `loopserve serve`, `bench`, `plan` and `version`."""
+"""The command line: `loopserve serve`, `bench`, `diagnose`, `plan` and `version`."""
 
 import asyncio
 import importlib
@@ -180,6 +180,15 @@ def bench(context: typer.Context) -> None:
     of_servers = any(argument.partition("=")[0] == "--url" for argument in context.args)
     command = "benchmarks.server_command" if of_servers else "benchmarks.command"
     importlib.import_module(command).main(context.args)
+
+
+@cli.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def diagnose(context: typer.Context) -> None:
+    """Measure what each loop of a model gains on a text, and what it costs."""
+    importlib.import_module("diagnostics.command").main(context.args)  # loads torch, as `bench` does
 
 
 cli.command()(plan)

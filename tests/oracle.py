@@ -28,12 +28,14 @@ class Trace:
     Attributes:
         residuals: by loop, the stack's input and what each layer made of it, `[n, hidden]` each.
         gates: by loop, `[n, heads]` per layer; none for loop 0.
+        weights: by loop and layer, attention `[heads, n, n]` over the context and, after loop 0, over the window.
         hidden: by loop, H `[n, hidden]` as it is passed on.
         logits: by loop, `[n, vocab]` if it were the last.
     """
 
     residuals: list[list[Tensor]] = field(default_factory=list)
     gates: list[list[Tensor]] = field(default_factory=list)
+    weights: list[list[list[Tensor]]] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
 
@@ -98,6 +100,7 @@ def trace(config: Config, tensors: Tensors, token_ids: Sequence[int], num_loops:
             x = spec.emb_scale * embedding + spec.hidden_scale * shifted
         out.residuals.append([x])
         out.gates.append([])
+        out.weights.append([])
         for layer in range(config["num_hidden_layers"]):
             x = _layer(config, weights, f"model.layers.{layer}.", x, cos, sin, loop, layer, shared, out)
             out.residuals[loop].append(x)
@@ -151,12 +154,16 @@ def _layer(
     window = loops_of(config).window
     if loop == 0 or window is None:
         shared.append((k, v))
-        mixed = _attention(q, k, v, causal)
+        out.weights[loop].append([_weights(q, k, causal)])
+        mixed = _attention(*out.weights[loop][layer], v)
     else:
         gate = _gate(config, weights, prefix, residual, q)
         out.gates[loop].append(gate)
-        over_shared = _attention(q, *shared[layer], causal)
-        over_window = _attention(q, k, v, causal & (j >= i - window))
+        shared_k, shared_v = shared[layer]
+        near = causal & (j >= i - window)
+        out.weights[loop].append([_weights(q, shared_k, causal), _weights(q, k, near)])
+        over_shared = _attention(out.weights[loop][layer][0], shared_v)
+        over_window = _attention(out.weights[loop][layer][1], v)
         mixed = gate[:, :, None] * over_shared + (1 - gate[:, :, None]) * over_window
     attended = _linear(weights, prefix + "self_attn.o_proj", mixed.reshape(n, -1))
     residual = residual + _normed_if(weights, prefix + "input_layernorm_2.weight", attended, config)
@@ -181,13 +188,17 @@ def _gate(config: Config, weights: Tensors, prefix: str, residual: Tensor, q: Te
     return torch.sigmoid((q * weight).sum(-1) + bias)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
-    """Softmax attention; q `[n, heads, d]`, k and v `[n, kv_heads, d]`, allowed `[n, n]`."""
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+def _weights(q: Tensor, k: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax over keys `[heads, n, n]`; q `[n, heads, d]`, k `[n, kv_heads, d]`, allowed `[n, n]`."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     scores = torch.einsum("ihd,jhd->hij", q, k) / math.sqrt(q.shape[-1])
-    probabilities = scores.masked_fill(~allowed, -math.inf).softmax(-1)
-    return torch.einsum("hij,jhd->ihd", probabilities, v)
+    return scores.masked_fill(~allowed, -math.inf).softmax(-1)
+
+
+def _attention(weights: Tensor, v: Tensor) -> Tensor:
+    """`[n, heads, d]` of weights `[heads, n, n]` and v `[n, kv_heads, d]`."""
+    v = v.repeat_interleave(weights.shape[0] // v.shape[1], dim=1)
+    return torch.einsum("hij,jhd->ihd", weights, v)
 
 
 def _linear(weights: Tensors, name: str, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "server": {"server", "planning", "engine"},
     "planning": {"planning", "engine", "scheduler"},
+    "diagnostics": {"diagnostics", "engine", "scheduler"},
     "engine": {"engine", "scheduler", "kernels"},
     "kernels": {"kernels"},
     "scheduler": {"scheduler"},

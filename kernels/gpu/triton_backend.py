@@ -4,7 +4,7 @@ Every launch goes through `launch`, so that tools can see exactly what would be 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from kernels.gpu.silu_mul import silu_mul
 from kernels.gpu.split_attention import merge_parts, partial_attention
 from kernels.gpu.tile_attention import tile_attention
 from kernels.interface import HiddenGate, LayerCache, QueryGate, RopeTable, RowBatch, Tiling
+from kernels.reference import read_blocks
 
 Launch = Callable[..., None]
 """``launch(kernel, grid, *arguments, num_warps=…, num_stages=…, **constexprs)``."""
@@ -185,6 +186,9 @@ class TritonBackend:
             first = batch.num_decode_tiles
             self._attend_tiles(cache, queries, gates, batch, out, launch, first, num_prefill_tiles)
         return out.flatten(1)
+
+    def read_keys(self, cache: LayerCache, blocks: Sequence[int]) -> torch.Tensor:
+        return read_blocks(cache.keys, cache.key_scales, torch.tensor(blocks, device=cache.keys.device))
 
     def keep_hidden(
         self, hidden: torch.Tensor, carries: torch.Tensor, block_hidden: torch.Tensor, batch: RowBatch

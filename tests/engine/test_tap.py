@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.runner import ModelRunner, StepLogits
-from engine.tap import Tap
+from engine.tap import KeyReader, Tap
 from scheduler.step_plan import StepPlan
 from tests import oracle
 from tests.engine.harness import Checkpoint, Driver, checkpoint
@@ -30,6 +30,9 @@ class Everything:
 
     def gates(self, gates: torch.Tensor) -> None:
         self.layer_gates.append(gates.clone())
+
+    def queries(self, queries: torch.Tensor, read_keys: KeyReader) -> None:
+        assert len(queries) == len(self.residuals[-1])
 
     def hidden(self, hidden: torch.Tensor, normed: torch.Tensor) -> None:
         self.states += [hidden.clone(), normed.clone()]
