@@ -155,7 +155,7 @@ def _layer(
     if loop == 0 or window is None:
         shared.append((k, v))
         out.weights[loop].append([_weights(q, k, causal)])
-        mixed = _attention(*out.weights[loop][layer], v)
+        mixed = _attention(out.weights[loop][layer][0], v)
     else:
         gate = _gate(config, weights, prefix, residual, q)
         out.gates[loop].append(gate)
