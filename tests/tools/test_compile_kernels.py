@@ -139,7 +139,7 @@ def test_the_grid_covers_what_it_says() -> None:
         dict(launch.constants) for launch, uses in launches.items() if any(u.phase == "decode" for u in uses)
     ]
     assert {constants["LANES"] for constants in decode} == {16, 32, 64}
-    assert {constants["NUM_LOOPS"] for constants in decode} == {1, 2, 3, 4}
+    assert {constants["NUM_WINDOWS"] for constants in decode} == {0, 1, 2, 3}
 
 
 def test_identical_launches_are_recorded_once() -> None:
