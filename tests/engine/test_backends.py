@@ -56,7 +56,7 @@ def test_triton_decodes_long_contexts_in_parts():
 def test_triton_decodes_in_graphs():
     model = checkpoint(seed=7)
     driver, stand_in = model.driver(attention_backend="triton"), StandIn()
-    limits = limits_of(driver.core, max_model_len=64, max_num_seqs=2)
+    limits = limits_of(driver.core, max_model_len=64, max_tiles=2)
     driver.core.model.runner.capture_graphs(limits, stand_in)
     expected = model.driver(attention_backend="reference").one([5, 6, 7, 8], max_tokens=6)
     assert driver.one([5, 6, 7, 8], max_tokens=6).tokens == expected.tokens
