@@ -15,6 +15,7 @@ from benchmarks.decode import Plan, Report, measure
 from benchmarks.errors import BenchmarkError
 from benchmarks.tables import markdown, show
 from engine.model_files import resolve_model
+from engine.option_values import json_object, one_of
 from engine.options import CacheDtypeName, DtypeName, EngineOptions, Quantization
 
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo"
@@ -56,11 +57,11 @@ def bench(
     """
     options = EngineOptions(
         model_dir=str(resolve_model(model)),
-        model_overrides=_json_object(model_overrides),
-        dtype=cast(DtypeName, _one_of(dtype, "--dtype", get_args(DtypeName))),
-        quantization=cast(Quantization, _one_of(quantization, "--quantization", get_args(Quantization))),
+        model_overrides=json_object(model_overrides, "--model-overrides"),
+        dtype=cast(DtypeName, one_of(dtype, "--dtype", get_args(DtypeName))),
+        quantization=cast(Quantization, one_of(quantization, "--quantization", get_args(Quantization))),
         kv_cache_dtype=cast(
-            CacheDtypeName, _one_of(kv_cache_dtype, "--kv-cache-dtype", get_args(CacheDtypeName))
+            CacheDtypeName, one_of(kv_cache_dtype, "--kv-cache-dtype", get_args(CacheDtypeName))
         ),
         threads=threads,
         calibration_time=0,
@@ -98,16 +99,3 @@ def _write(report: Report, json_file: Path | None, markdown_file: Path | None, p
         except ModuleNotFoundError:
             raise BenchmarkError("--picture needs matplotlib: pip install 'loopserve[bench]'") from None
         drawing.draw(report, picture)
-
-
-def _json_object(text: str) -> dict[str, object]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise BenchmarkError(f"--model-overrides must be a JSON object: {error}") from None
-
-
-def _one_of(value: str, option: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise BenchmarkError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
-    return value

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, cast, get_args
 
-import msgspec
 import typer
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.plan import MOST_DOCUMENTS, MOST_TOKENS, Plan
 from diagnostics.tables import show
 from engine.model_files import resolve_model
+from engine.option_values import json_object, one_of
 from engine.options import (
     AttentionBackendName,
     CacheDtypeName,
@@ -109,16 +109,16 @@ def diagnose_model(
     """
     options = EngineOptions(
         model_dir=str(resolve_model(model)),
-        model_overrides=_json_object(model_overrides),
+        model_overrides=json_object(model_overrides, "--model-overrides"),
         attention_backend=cast(
             AttentionBackendName,
-            _one_of(attention_backend, "--attention-backend", get_args(AttentionBackendName)),
+            one_of(attention_backend, "--attention-backend", get_args(AttentionBackendName)),
         ),
-        device=cast(DeviceName, _one_of(device, "--device", get_args(DeviceName))),
-        dtype=cast(DtypeName, _one_of(dtype, "--dtype", get_args(DtypeName))),
-        quantization=cast(Quantization, _one_of(quantization, "--quantization", get_args(Quantization))),
+        device=cast(DeviceName, one_of(device, "--device", get_args(DeviceName))),
+        dtype=cast(DtypeName, one_of(dtype, "--dtype", get_args(DtypeName))),
+        quantization=cast(Quantization, one_of(quantization, "--quantization", get_args(Quantization))),
         kv_cache_dtype=cast(
-            CacheDtypeName, _one_of(kv_cache_dtype, "--kv-cache-dtype", get_args(CacheDtypeName))
+            CacheDtypeName, one_of(kv_cache_dtype, "--kv-cache-dtype", get_args(CacheDtypeName))
         ),
         threads=threads,
         max_rows_per_step=max_rows_per_step,
@@ -171,16 +171,3 @@ def _write(texts: dict[Path, str]) -> None:
             path.write_text(text, encoding="utf-8", errors="replace")
         except OSError as error:
             raise DiagnosticsError(f"{path} can't be written: {error.strerror}") from None
-
-
-def _json_object(text: str) -> dict[str, object]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise DiagnosticsError(f"--model-overrides must be a JSON object: {error}") from None
-
-
-def _one_of(value: str, option: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise DiagnosticsError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
-    return value

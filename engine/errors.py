@@ -10,6 +10,10 @@ class LoopserveError(Exception):
     """Base of every deliberate error of this project."""
 
 
+class OptionError(LoopserveError):
+    """A command line option has a value that can't be used; the text says which are."""
+
+
 class ModelError(LoopserveError):
     """The model directory can't be served as it is."""
 

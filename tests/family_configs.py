@@ -2,23 +2,8 @@
 
 from typing import Any
 
-_SHAPE: dict[str, Any] = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "hidden_act": "silu",
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": [2, 4],
-    "torch_dtype": "float32",
-}
+from tests.make_checkpoint import SHAPE
+
 TINY: dict[str, dict[str, Any]] = {
     "iquestloopcoder": {
         "architectures": ["IQuestLoopCoderForCausalLM"],
@@ -72,4 +57,4 @@ LOOPS_KEY = {"iquestloopcoder": "loop_num", "nanbeige": "num_loops", "ouro": "to
 
 def family_config(name: str, **changes: Any) -> dict[str, Any]:
     """A small `config.json` of the family whose `model_type` is `name`; keyword arguments replace or add keys."""
-    return {**_SHAPE, "model_type": name, **TINY[name], **changes}
+    return {**SHAPE, "model_type": name, **TINY[name], **changes}

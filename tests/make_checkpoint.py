@@ -31,30 +31,36 @@ CHAT_TEMPLATE = (
 )
 
 
+SHAPE: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 4],
+    "torch_dtype": "float32",
+}
+"""What small configs of all families have in common."""
+
+
 def random_config(**changes: Any) -> dict[str, Any]:
     """A small PLT `config.json`; keyword arguments replace or add keys."""
     config: dict[str, Any] = {
         "architectures": ["IQuestPLTCoderForCausalLM"],
         "model_type": "iquestpltcoder",
-        "vocab_size": 320,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "hidden_act": "silu",
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
+        **SHAPE,
         "rope_scaling": None,
         "attention_bias": False,
         "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": [2, 4],
         "pad_token_id": None,
-        "torch_dtype": "float32",
         "plt_num_loops": 2,
         "plt_window_size": [8, 0],
         "plt_normalize_per_loop": True,

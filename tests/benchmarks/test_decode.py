@@ -10,10 +10,9 @@ import pytest
 
 from benchmarks.command import main
 from benchmarks.decode import Plan, Report, measure, modes_of
-from benchmarks.errors import BenchmarkError
 from benchmarks.tables import markdown
 from engine import rank_loading
-from engine.errors import ModelError
+from engine.errors import ModelError, OptionError
 from engine.options import EngineOptions
 from tests.engine.harness import checkpoint
 from tests.make_checkpoint import make_checkpoint, random_config
@@ -112,7 +111,7 @@ def test_markdown_states_what_was_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["--dtype", "--quantization", "--kv-cache-dtype"])
 def test_wrong_values_are_refused(tmp_path: Path, option: str) -> None:
     make_checkpoint(tmp_path, random_config(), seed=0)
-    with pytest.raises(BenchmarkError, match=f"{option} must be one of"):
+    with pytest.raises(OptionError, match=f"{option} must be one of"):
         main([str(tmp_path), option, "magic"])
 
 
