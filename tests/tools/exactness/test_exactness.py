@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 
 def test_bits_are_the_same_in_every_situation(capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_all(seed=4, cases=CASES, crowds=12)
+    run = run_all(seed=5, cases=CASES, crowds=12)
     assert not run.failures
     assert not run.totals.missing
     assert run.totals.compared > 20 * CASES
@@ -66,6 +66,7 @@ def _has_much_to_do(number: int) -> bool:
     options, checkpoint = setting.options, setting.checkpoint
     return (
         checkpoint is not None
+        and checkpoint["model_type"] == "iquestpltcoder"
         and checkpoint["plt_num_loops"] >= 2
         and checkpoint["plt_clp_shift"] == 1
         and checkpoint["plt_window_size"][0] * checkpoint["num_hidden_layers"] <= 10
