@@ -129,7 +129,9 @@ def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     command = COMMANDS[given.command]
     launch = Launch(with_defaults(server_options, command.server))
-    signal.signal(signal.SIGTERM, _interrupt)  # what was started is stopped, and the page written
+    # What was started is stopped, and the page written. A shell's background jobs begin with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         kept = prove(given.command, launch, _plan(command, given), given.kept, given.page)
     except ReliabilityError as error:

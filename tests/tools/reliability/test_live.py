@@ -4,6 +4,7 @@ Restarts are those of servers around a core without a model, which starts in a s
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -114,11 +115,14 @@ def test_key_timing_goes_on_where_it_was_stopped(fake: Launch, tmp_path: Path) -
             assert key_timing.Difference.of(kept.records, server).samples == samples
 
 
-def test_a_run_that_is_told_to_end_stops_its_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("started_by", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "background"])
+def test_a_run_that_is_told_to_end_stops_its_server(tmp_path: Path, started_by: signal.Handlers) -> None:
     where = ["--kept", str(tmp_path / "kept"), "--page", str(tmp_path / "page.md")]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "tools.reliability", "key-timing", *where]
+    before = signal.signal(signal.SIGINT, started_by)
     with subprocess.Popen(command, env=environment) as process:
+        signal.signal(signal.SIGINT, before)
         try:
             started = psutil.Process(process.pid)
             children = _wait_for(lambda: started.children(recursive=True))
