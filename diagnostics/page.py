@@ -1,6 +1,7 @@
 """A report as one HTML file: no scripts, nothing from the network, everything from outside escaped."""
 
 import json
+from dataclasses import asdict
 from html import escape
 
 from diagnostics import plots
@@ -160,17 +161,13 @@ def _quoted(text: str) -> str:
 
 def _made(report: Report) -> str:
     facts = {
-        **{f"model: {key}": value for key, value in _plain(report.model).items()},
-        **{f"corpus: {key}": value for key, value in _plain(report.corpus).items()},
+        **{f"model: {key}": value for key, value in asdict(report.model).items()},
+        **{f"corpus: {key}": value for key, value in asdict(report.corpus).items()},
         **{f"setting: {key}": value for key, value in report.settings.items()},
         **{f"version: {key}": value for key, value in report.versions.items()},
     }
     rows = [[key, json.dumps(value, ensure_ascii=False)] for key, value in facts.items()]
     return _paragraphs(report.notes) + _table(["", "value"], rows, "facts")
-
-
-def _plain(facts: object) -> dict[str, object]:
-    return {name: getattr(facts, name) for name in facts.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
 def _table(header: list[str], rows: list[list[str]], kind: str = "") -> str:

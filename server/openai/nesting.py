@@ -29,7 +29,7 @@ def containers(value: object) -> Iterator[list[object]]:
 
 def may_be_deeper_than(text: bytes, depth: int) -> bool:
     """Whether JSON text could be nested so deep; of most texts it shows at once that they are not."""
-    return text.count(b"{") + text.count(b"[") > depth
+    return _openings(text) > depth
 
 
 def deeper_than(value: object, depth: int) -> bool:
@@ -39,8 +39,8 @@ def deeper_than(value: object, depth: int) -> bool:
 
 def holds_more_containers(text: bytes, most: int) -> bool:
     """Whether JSON text has more objects and lists than that, before it is decoded: that could take seconds."""
+    return _openings(text) > most and _openings(_STRINGS.sub(b"", text)) > most
 
-    def openings(part: bytes) -> int:
-        return part.count(b"{") + part.count(b"[")
 
-    return openings(text) > most and openings(_STRINGS.sub(b"", text)) > most
+def _openings(text: bytes) -> int:
+    return text.count(b"{") + text.count(b"[")
